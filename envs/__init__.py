@@ -1,0 +1,68 @@
+"""Gymnasium environments, and the wrappers that hide and replace their reward.
+
+Importing this package registers the shipped tasks with Gymnasium; their simulators are imported
+when an env is made, not before. A registered id returns the task's true reward like any Gymnasium
+env: hiding it (`hide_reward`) is the training loop's business.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+from gymnasium.envs.registration import WrapperSpec
+
+from rlhf_gym.envs.hide_reward import HideReward, hide_reward, is_hidden
+from rlhf_gym.envs.make import HorizonWarning, early_end_warning, env_table, make_env, space_info
+from rlhf_gym.envs.preference_ready import make_preference_ready
+from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
+from rlhf_gym.envs.sim_state import get_sim_state, render_state, set_sim_state
+
+__all__ = [
+    "TASK_IDS",
+    "HideReward",
+    "HorizonWarning",
+    "LearnedRewardWrapper",
+    "early_end_warning",
+    "env_table",
+    "get_sim_state",
+    "hide_reward",
+    "is_hidden",
+    "make_env",
+    "make_preference_ready",
+    "register_tasks",
+    "render_state",
+    "set_sim_state",
+    "space_info",
+]
+
+# id -> (entry point, horizon in steps)
+_TASKS = {
+    "rlhf_gym/HalfCheetah-v0": ("rlhf_gym.envs.half_cheetah:HalfCheetahEnv", 1000),
+    "rlhf_gym/PointMass-v0": ("rlhf_gym.envs.point_mass:PointMassEnv", 50),
+}
+
+TASK_IDS: tuple[str, ...] = tuple(sorted(_TASKS))
+"""The ids of the shipped tasks, sorted."""
+
+
+def register_tasks() -> None:
+    """Register the shipped tasks with Gymnasium; ids already registered are left alone.
+
+    Each is registered through `make_preference_ready`, the function that users call on their own
+    envs. Entry points are strings, so that a spec survives JSON and a task costs no import.
+    """
+    ready = WrapperSpec(
+        name="make_preference_ready",
+        entry_point="rlhf_gym.envs.preference_ready:make_preference_ready",
+        kwargs={},
+    )
+    for env_id, (entry_point, horizon) in _TASKS.items():
+        if env_id not in gym.registry:
+            gym.register(
+                id=env_id,
+                entry_point=entry_point,
+                max_episode_steps=horizon,
+                additional_wrappers=(ready,),
+            )
+
+
+register_tasks()

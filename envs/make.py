@@ -1,0 +1,174 @@
+"""Make an env by its id, ready for preferences, with one clear error where that cannot be."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from rlhf_gym.envs.preference_ready import horizon_of, make_preference_ready
+from rlhf_gym.envs.sim_state import missing_renderer
+from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
+from rlhf_gym.protocols import SpaceInfo
+
+__all__ = ["HorizonWarning", "early_end_warning", "env_table", "make_env", "space_info"]
+
+_NAMESPACE = "rlhf_gym"
+
+# What to install for a module, where pip knows it by another name.
+_PIP_NAMES = {
+    "ale_py": "ale-py",
+    "Box2D": '"gymnasium[box2d]"',
+    "cv2": '"gymnasium[other]"',
+    "gymnasium_robotics": "gymnasium-robotics",
+    "highway_env": "highway-env",
+    "jax": '"gymnasium[jax]"',
+    "mujoco": '"gymnasium[mujoco]"',
+    "pygame": "pygame-ce",
+    "shimmy": '"shimmy[dm-control]"',
+}
+
+
+class HorizonWarning(UserWarning):
+    """An episode ended before its horizon: its length tells the agent about the task."""
+
+
+def make_env(
+    env_id: str,
+    *,
+    render_mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> gym.Env[Any, Any]:
+    """Make any Gymnasium env and pass it through `make_preference_ready`.
+
+    Args:
+        env_id: A registered id with its version, or `module:Id-v0`, which imports the module that
+            registers the id first.
+        render_mode: As in `gymnasium.make`, e.g. "rgb_array".
+        env_kwargs: Further arguments of `gymnasium.make` and of the env's constructor, e.g.
+            `{"max_episode_steps": 200}`.
+
+    Returns:
+        The env. It returns the task's true reward; hide it with `hide_reward`.
+
+    Raises:
+        UnknownNameError: nobody registered the id.
+        MissingDependencyError: the module, a package that the env needs, or the OpenGL library
+            that MUJOCO_GL names, is not installed.
+        ConfigError: the env takes no such argument, or has no time limit.
+    """
+    kwargs = dict(env_kwargs or {})
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    spec = _find_spec(env_id)
+    try:
+        env: gym.Env[Any, Any] = gym.make(spec, **kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise MissingDependencyError(f"{env_id} cannot be made: {error}.") from error
+    except ImportError as error:
+        raise _missing_package(env_id, error) from error
+    except (AttributeError, RuntimeError) as error:
+        # Importing mujoco already loads the library that MUJOCO_GL names, and trips like this.
+        if not os.environ.get("MUJOCO_GL") or "mujoco" in sys.modules:
+            raise
+        raise missing_renderer(error) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(
+            f"{env_id} does not take one of the arguments {sorted(kwargs)}: {error}. "
+            "Remove it from `env_kwargs`, or see the env's documentation for what it accepts."
+        ) from error
+    return make_preference_ready(env)
+
+
+def _find_spec(env_id: str) -> EnvSpec:
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import_registering_module(env_id, module)
+    try:
+        return gym.spec(name)
+    except gym.error.Error as error:
+        lowered = {known.lower(): known for known in sorted(gym.registry)}
+        close = difflib.get_close_matches(name.lower(), lowered, n=3)
+        hint = f" Did you mean {', '.join(repr(lowered[c]) for c in close)}?" if close else ""
+        raise UnknownNameError(
+            f"No environment is registered as {name!r}.{hint} An id reads [namespace/]Name-v0; "
+            "`rlhf-gym envs` lists ours, `gymnasium.pprint_registry()` all. For one that another "
+            "module registers, put the module first: `my_package.my_envs:MyRobot-v0`."
+        ) from error
+
+
+def _import_registering_module(env_id: str, module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        missing = error.name or ""
+        if not (module == missing or module.startswith(f"{missing}.")):
+            raise _missing_package(env_id, error) from error
+        raise MissingDependencyError(
+            f"The module {missing!r} of the environment {env_id!r} cannot be imported. If it is "
+            "your own, run from its folder with `PYTHONPATH=.` or install it with "
+            f"`pip install -e .`; if it is a package, `pip install {_pip_name(missing)}`."
+        ) from error
+
+
+def _missing_package(env_id: str, error: ImportError) -> MissingDependencyError:
+    if error.name is None:  # a message of the env's author, e.g. that the env has moved
+        return MissingDependencyError(f"{env_id} cannot be made: {error}")
+    return MissingDependencyError(
+        f"{env_id} needs the package {error.name!r}, which cannot be imported ({error}); "
+        f"`pip install {_pip_name(error.name)}` adds it."
+    )
+
+
+def _pip_name(module: str) -> str:
+    package = module.partition(".")[0]
+    return _PIP_NAMES.get(package, package)
+
+
+def space_info(env: gym.Env[Any, Any]) -> SpaceInfo:
+    """What reward models and agents need to know of an env: its id, spaces and horizon."""
+    spec = env.spec
+    return SpaceInfo(
+        env_id=type(env.unwrapped).__name__ if spec is None else spec.id,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        horizon=horizon_of(env),
+    )
+
+
+def early_end_warning(env_id: str) -> str:
+    """The text of the one `HorizonWarning` that is issued when an episode ends early."""
+    return (
+        f"An episode of {env_id} ended before its horizon. Where episodes end early, their length "
+        "depends on the task and tells the agent about it past the reward model, so that results "
+        "say less about the preferences than they seem to. Prefer an env of fixed horizon (many "
+        "take `terminate_when_unhealthy=False`); to train on regardless and silence this warning, "
+        "pass `--allow-variable-horizon` or set `allow_variable_horizon: true` in the config."
+    )
+
+
+def env_table() -> list[tuple[str, str]]:
+    """The shipped tasks as (id, first line of the docstring), sorted by id. No env is made.
+
+    Raises:
+        MissingDependencyError: a package that a task needs is not installed.
+    """
+    rows = []
+    for env_id, spec in sorted(gym.registry.items()):
+        if spec.namespace != _NAMESPACE:
+            continue
+        assert isinstance(spec.entry_point, str), "tasks are registered by strings"
+        try:
+            creator = load_env_creator(spec.entry_point)
+        except ImportError as error:
+            raise _missing_package(env_id, error) from error
+        rows.append((env_id, (creator.__doc__ or "").strip().partition("\n")[0]))
+    return rows

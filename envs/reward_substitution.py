@@ -1,0 +1,107 @@
+"""Return a learned reward in place of the true one, step by step, for any learner whatsoever.
+
+On-policy agents relabel whole rollouts at once, which is faster; this wrapper returns the same
+numbers and asks nothing of the learner but the Gymnasium interface.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.hide_reward import RewardReplacer
+from rlhf_gym.errors import ConfigError, DataError, NumericalError
+from rlhf_gym.protocols import RewardFunction
+
+__all__ = ["LearnedRewardWrapper", "executed_action"]
+
+
+def executed_action(action: Any, space: gym.Space[Any]) -> Array:
+    """The action as the env executes it: within a Box's bounds, as float32.
+
+    Args:
+        action: One action, shape (A...).
+        space: The env's action space.
+
+    Returns:
+        float32 (A...) for a Box; for any other space the action as an array of its own dtype.
+    """
+    if not isinstance(space, gym.spaces.Box):
+        return np.asarray(action)
+    within: Array = np.clip(action, space.low, space.high)
+    return within.astype(np.float32)
+
+
+class LearnedRewardWrapper(RewardReplacer):
+    """Returns `reward_function`'s reward; the true one is in `info["true_reward"]` (float).
+
+    The reward function sees raw float32 observations and executed actions, as a batch of one step
+    (B = T = 1). The env itself receives the action unchanged.
+
+    Args:
+        env: An env with array observations and actions; hidden (`hide_reward`) or not.
+        reward_function: Maps a `RewardBatch` (B, T) to rewards (B, T): a reward model's
+            `rewards`, or a lambda.
+
+    Raises:
+        ConfigError: a space is not an array space (Dict, Tuple, Text, ...).
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], reward_function: RewardFunction) -> None:
+        super().__init__(env)
+        for name in ("observation_space", "action_space"):
+            space = getattr(env, name)
+            if space.shape is None:
+                raise ConfigError(
+                    f"the {name} of {env} is {space}; a reward function takes arrays (Box, "
+                    "Discrete, MultiDiscrete, MultiBinary): flatten it first, for observations "
+                    "with gymnasium.wrappers.FlattenObservation."
+                )
+        self.reward_function = reward_function
+        self._obs: Array | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the env and remember its first observation."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._obs = np.array(obs, dtype=np.float32)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step the env and reward the step.
+
+        Raises:
+            DataError: the reward function returned a shape other than (1, 1).
+            NumericalError: it returned NaN or infinity.
+        """
+        if self._obs is None:
+            raise gym.error.ResetNeeded("call `reset` before the first `step`.")
+        executed = executed_action(action, self.env.action_space)
+        next_obs, true_reward, terminated, truncated, info = self.env.step(action)
+        self._keep_true_reward(true_reward, info)
+        # A copy: some envs write their next observation into the array they returned.
+        after = np.array(next_obs, dtype=np.float32)
+        reward = self._reward(self._obs, executed, after)
+        self._obs = after
+        return next_obs, reward, terminated, truncated, info
+
+    def _reward(self, obs: Array, action: Array, next_obs: Array) -> float:
+        batch = RewardBatch.from_steps(obs[None, None], action[None, None], next_obs[None, None])
+        rewards = np.asarray(self.reward_function(batch))  # (1, 1)
+        if rewards.shape != (1, 1):
+            raise DataError(
+                f"the reward function returned shape {rewards.shape} for a batch of shape (1, 1); "
+                "return one reward per step, e.g. sum over the last axis of the observations."
+            )
+        reward = float(rewards[0, 0])
+        if not math.isfinite(reward):
+            raise NumericalError(
+                f"the reward function returned {reward}; rewards must be finite: check its "
+                "weights and its inputs."
+            )
+        return reward
