@@ -333,7 +333,13 @@ class RewardBatch:
 
     @classmethod
     def from_clips(cls, clips: Sequence[Clip]) -> RewardBatch:
-        """Stack clips, zero-padded to the longest; padding is masked out."""
+        """Stack clips, zero-padded to the longest; padding is masked out.
+
+        Raises:
+            DataError: there is no clip.
+        """
+        if not clips:
+            raise DataError("a batch needs at least one clip, found none.")
         n_steps = max(len(clip) for clip in clips)
         if all(len(clip) == n_steps for clip in clips):
             obs = np.stack([clip.obs for clip in clips])  # (B, T + 1, ...)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
-import importlib.util
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +44,12 @@ settings.load_profile("house")
 
 def pytest_configure() -> None:
     # From the clone's root, `python -m pytest` finds rlhf_gym itself but none of its rooms.
-    found = importlib.util.find_spec("rlhf_gym") and importlib.util.find_spec("rlhf_gym.envs")
-    if found is None:
+    try:
+        importlib.import_module("rlhf_gym.envs")
+    except ImportError as error:
         pytest.exit(
-            "rlhf_gym.envs is missing: the package is not installed. Run `make test`, "
-            "or `pip install -e '.[dev]' -c constraints.txt` first.",
+            f"rlhf_gym.envs cannot be imported ({error}). If the package is not installed, run "
+            "`make test`, or `pip install -e '.[dev]' -c constraints.txt` first.",
             returncode=4,
         )
 

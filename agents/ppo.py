@@ -1,0 +1,269 @@
+"""Stable-Baselines3's PPO behind the `Agent` protocol; `agent.model` stays the stock object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from rlhf_gym.agents.model_state import (
+    load_arrays,
+    load_model,
+    normaliser_arrays,
+    restore_normaliser,
+    save_arrays,
+    save_model,
+)
+from rlhf_gym.agents.recorder import Recorder
+from rlhf_gym.agents.relabel import SubstituteReward
+from rlhf_gym.agents.rollouts import play_episodes
+from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.data import Array, Clip, Trajectory
+from rlhf_gym.device import resolve_device
+from rlhf_gym.envs.hide_reward import hide_reward
+from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.errors import ConfigError, CorruptDataError
+from rlhf_gym.protocols import Signal, SpaceInfo
+from rlhf_gym.seeding import torch_seed
+
+__all__ = ["PPOAgent"]
+
+_MAX_EVALUATION_ENVS = 10
+
+
+class PPOAgent:
+    """PPO on an env whose reward it never sees.
+
+    Args:
+        env_id: Any Gymnasium id, or `module:id`.
+        n_run_steps: Env steps of the whole run; SB3's schedules run over them.
+        settings: Hyper-parameters; None takes the task's from the shipped table.
+        env_kwargs: Passed to `gymnasium.make`.
+        n_record_steps: Steps per env that clips are drawn from; None keeps one episode.
+        seed: Draws the initial weights.
+        device: "auto", "cpu" or a CUDA device.
+        log_folder: Where TensorBoard files go; None writes none.
+        allow_variable_horizon: Whether episodes that end early pass without a warning.
+
+    Raises:
+        UnknownNameError: nobody registered the id.
+        ConfigError: spaces or settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        n_run_steps: int,
+        settings: AgentSettings | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        n_record_steps: int | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        log_folder: Path | None = None,
+        allow_variable_horizon: bool = False,
+    ) -> None:
+        self.env_id = env_id
+        self._make_env: Callable[[], Any] = lambda: make_env(env_id, env_kwargs=env_kwargs)
+        self._evaluation_envs = [self._make_env()]
+        self.info: SpaceInfo = space_info(self._evaluation_envs[0])
+        self.settings = settings or align(load_settings("ppo", env_id), self.info.horizon)
+        self.n_run_steps = n_run_steps
+        self.on_steps: Callable[[int], None] | None = None
+        n_steps = self.settings.algorithm["n_steps"]
+        self.venv = DummyVecEnv(
+            [lambda: hide_reward(Monitor(self._make_env()))] * self.settings.n_envs
+        )
+        self.recorder = Recorder(
+            self.venv,
+            context_id=env_id,
+            n_steps=max(n_steps, n_record_steps or self.info.horizon or n_steps),
+            allow_variable_horizon=allow_variable_horizon,
+        )
+        self.normaliser = (
+            VecNormalize(self.recorder, norm_reward=False) if self.settings.normalize_obs else None
+        )
+        set_random_seed(seed)  # SB3 draws weights from the global generators
+        self.model = self._build_model(seed, device)
+        self.model.set_logger(
+            configure(str(log_folder), ["tensorboard"]) if log_folder else Logger(None, [])
+        )
+
+    def _build_model(self, seed: int, device: str) -> PPO:
+        env: VecEnv = self.normaliser or self.recorder
+        kind = "large" if "Cnn" in self.settings.policy else "mlp"
+        try:
+            return PPO(
+                self.settings.policy,
+                env,
+                seed=seed,
+                device=resolve_device(device, kind),  # type: ignore[arg-type]  # a Literal above
+                **self.settings.algorithm,
+            )
+        except (TypeError, AssertionError, KeyError) as error:
+            raise ConfigError(
+                f"PPO does not accept these settings for {self.env_id}: {error}; compare them "
+                "with agents/ppo.yml."
+            ) from error
+
+    @property
+    def n_steps_done(self) -> int:
+        """Env steps so far, warm-up included."""
+        return int(self.model.num_timesteps)
+
+    @property
+    def steps_unit(self) -> int:
+        """Env steps of whole rollouts and, where they fit, of whole episodes."""
+        return self.settings.steps_unit(self.info.horizon)
+
+    def begin_round(self, seed: np.random.SeedSequence) -> None:
+        """Reseed torch, numpy, the envs and the warm-up's actions; drop running episodes."""
+        set_random_seed(torch_seed(seed))
+        self.venv.seed(torch_seed(seed.spawn(1)[0]))
+        self._rng = np.random.default_rng(seed)
+        self._drop_episodes()
+
+    def _drop_episodes(self) -> None:
+        """Make the next `learn` reset the envs and start its episode statistics anew."""
+        model: Any = self.model
+        model._last_obs = None
+        model.ep_info_buffer = None
+        model.ep_success_buffer = None
+        self.recorder.break_episodes()
+
+    def warm_up(self, n_steps: int) -> None:
+        """Act uniformly at random within the action space for `n_steps` env steps."""
+        env = self.model.get_env()
+        assert env is not None
+        env.reset()
+        space, n_envs = self.info.action_space, self.settings.n_envs
+        for _ in range(n_steps // n_envs):
+            if isinstance(space, spaces.Box):
+                size = (n_envs, *space.shape)
+                actions = self._rng.uniform(space.low, space.high, size).astype(space.dtype)
+            elif isinstance(space, spaces.Discrete):
+                actions = self._rng.integers(space.n, size=n_envs) + space.start
+            else:
+                actions = self._rng.integers(2, size=(n_envs, *space.shape))
+            env.step(actions)
+            self.model.num_timesteps += n_envs
+        self._drop_episodes()
+
+    def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        """Up to n distinct clips of the recorded steps."""
+        return self.recorder.clips(n, length, rng)
+
+    def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
+        """Train PPO for exactly `n_steps` env steps on the learned (or the true) reward.
+
+        Returns:
+            `learned_rollout_return`, the mean return of the episodes on the reward trained on.
+
+        Raises:
+            ConfigError: `n_steps` is no multiple of the rollout, or there is no reward model.
+        """
+        rollout = self.model.n_steps * self.settings.n_envs
+        if n_steps % rollout:
+            raise ConfigError(
+                f"`n_steps` is {n_steps}, no multiple of the rollout's {rollout} steps; round it."
+            )
+        substitute = self._substitution(signal)
+        callbacks: list[BaseCallback] = [substitute, _ReportSteps(self)]
+        try:
+            self.model.learn(n_steps, callback=callbacks, reset_num_timesteps=False)
+        finally:
+            substitute.restore()
+        returns = substitute.episode_returns
+        return {"learned_rollout_return": float(np.mean(returns)) if returns else float("nan")}
+
+    def _substitution(self, signal: Signal) -> SubstituteReward:
+        scale = self.settings.reward_scale
+        if signal.source == "true":
+            scale /= self.recorder.true_reward_deviation()
+            return SubstituteReward(None, scale=scale, run_steps=self.n_run_steps)
+        if signal.reward_model is None:
+            raise ConfigError("PPO needs a reward model in its signal; fit one first.")
+        rewards = signal.reward_model.rewards
+        return SubstituteReward(rewards, scale=scale, run_steps=self.n_run_steps)
+
+    def act(self, obs: Array) -> Array:
+        """(n, ...) raw observations -> (n, ...) deterministic actions within the action space."""
+        normalised = self.normaliser.normalize_obs(obs) if self.normaliser else obs
+        return self.model.predict(normalised, deterministic=True)[0]
+
+    def evaluate(
+        self, n_episodes: int, seed: np.random.SeedSequence, *, random: bool = False
+    ) -> list[Trajectory]:
+        """Deterministic episodes on separate envs; with `random`, uniformly random actions."""
+        envs = self._evaluation_envs
+        while len(envs) < min(n_episodes, _MAX_EVALUATION_ENVS):
+            envs.append(self._make_env())
+        act = self.act
+        if random:
+            self.info.action_space.seed(torch_seed(seed))
+            act = lambda obs: np.stack([self.info.action_space.sample() for _ in obs])  # noqa: E731
+        return play_episodes(envs, act, n_episodes, seed, self.env_id)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, normaliser, recorded steps and counters."""
+        save_model(self.model, folder / "agent.safetensors")
+        save_arrays(folder / "recorder.npz", self.recorder.state())
+        if self.normaliser:
+            save_arrays(folder / "normaliser.npz", normaliser_arrays(self.normaliser))
+        counters = {"num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates}
+        (folder / "agent.json").write_text(json.dumps(counters))
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, bit for bit.
+
+        Raises:
+            CorruptDataError: a file is damaged.
+        """
+        load_model(self.model, folder / "agent.safetensors")
+        self.recorder.set_state(load_arrays(folder / "recorder.npz"))
+        if self.normaliser:
+            restore_normaliser(self.normaliser, load_arrays(folder / "normaliser.npz"))
+        try:
+            counters = json.loads((folder / "agent.json").read_text())
+            self.model.num_timesteps = counters["num_timesteps"]
+            self.model._n_updates = counters["n_updates"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptDataError(f"{folder / 'agent.json'} is damaged ({error}).") from error
+
+    def export_sb3(self, path: Path) -> None:
+        """Write stock SB3 files: `path` (a zip) and `<stem>_vecnormalize.pkl` beside it."""
+        self.model.save(path)
+        if self.normaliser:
+            self.normaliser.save(str(path.with_name(f"{path.stem}_vecnormalize.pkl")))
+
+    def close(self) -> None:
+        """Close all envs and the TensorBoard writer."""
+        self.recorder.close()
+        for env in self._evaluation_envs:
+            env.close()
+        self.model.logger.close()
+
+
+class _ReportSteps(BaseCallback):
+    """Tells whoever listens how many env steps have been taken, once per rollout."""
+
+    def __init__(self, agent: PPOAgent) -> None:
+        super().__init__()
+        self._agent = agent
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._agent.on_steps is not None:
+            self._agent.on_steps(self._agent.n_steps_done)

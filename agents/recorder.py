@@ -1,0 +1,258 @@
+"""What really happened: raw observations and executed actions, kept under VecNormalize.
+
+SB3's own buffers hold normalised, limited observations and actions before the box's bounds were
+applied; neither can be shown to a person or a reward model. The recorder stands directly on the
+vectorised env and keeps a ring of recent steps with a stated bound in bytes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from rlhf_gym.data import Array, Clip, RewardBatch
+from rlhf_gym.envs.make import HorizonWarning, early_end_warning
+from rlhf_gym.envs.reward_substitution import executed_action
+from rlhf_gym.errors import ConfigError, DataError, NumericalError
+
+__all__ = ["Recorder", "find_recorder"]
+
+
+class Recorder(VecEnvWrapper):
+    """Keeps the last steps of a vectorised env: the source of clips and of relabelling.
+
+    Args:
+        venv: The vectorised env, hidden (`hide_reward`), not yet normalised.
+        context_id: Written into every clip; the env id.
+        n_steps: Steps per env to keep, at least one rollout.
+        max_bytes: Bound on the memory of the ring.
+        allow_variable_horizon: Whether episodes that end early pass without the one warning.
+
+    Raises:
+        ConfigError: observation or action spaces it cannot record, or a ring above its bound.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        *,
+        context_id: str,
+        n_steps: int,
+        max_bytes: int = 512 * 2**20,
+        allow_variable_horizon: bool = False,
+    ) -> None:
+        super().__init__(venv)
+        self.context_id = context_id
+        self.max_bytes = max_bytes
+        self._warn_on_termination = not allow_variable_horizon
+        self.capacity = 0
+        self.n_recorded = 0
+        self._ring: dict[str, Array] = {}
+        self._n_state = 0
+        self._keep(n_steps)
+
+    def _keep(self, n_steps: int) -> None:
+        """Allocate the ring for `n_steps` per env; what was recorded before is dropped."""
+        obs_space, action_space = self.observation_space, self.action_space
+        if not isinstance(obs_space, spaces.Box):
+            raise ConfigError(
+                f"the recorder does not take the observation space {obs_space}; it takes Box. "
+                "Wrap the env with gymnasium.wrappers.FlattenObservation."
+            )
+        if not isinstance(action_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+            raise ConfigError(
+                f"the recorder does not take the action space {action_space}; it takes Box, "
+                "Discrete and MultiBinary."
+            )
+        obs_dtype = np.float32 if np.dtype(obs_space.dtype).kind == "f" else obs_space.dtype
+        action_dtype = np.float32 if isinstance(action_space, spaces.Box) else np.int64
+        columns: dict[str, tuple[tuple[int, ...], Any]] = {
+            "obs": (obs_space.shape, obs_dtype),
+            "next_obs": (obs_space.shape, obs_dtype),
+            "actions": (action_space.shape or (), action_dtype),
+            "true_rewards": ((), np.float32),
+            "ends": ((), bool),  # whether the episode, or its recording, stops after this step
+            "state": ((self._n_state,), np.float32),
+            "next_state": ((self._n_state,), np.float32),
+        }
+        step_bytes = sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in columns.values())
+        needed = step_bytes * n_steps * self.num_envs
+        if needed > self.max_bytes:
+            raise ConfigError(
+                f"recording {n_steps} steps of {self.num_envs} envs takes {needed:,} bytes, above "
+                f"the bound of {self.max_bytes:,}; raise `max_bytes` or lower `n_steps`."
+            )
+        self.capacity, self.n_recorded = n_steps, 0
+        self._ring = {
+            name: np.zeros((n_steps, self.num_envs, *shape), dtype)
+            for name, (shape, dtype) in columns.items()
+        }
+
+    def reset(self) -> Any:
+        """Reset all envs; no clip will cross this point."""
+        obs = self.venv.reset()
+        self.break_episodes()
+        states = [info.get("sim_state") for info in self.venv.unwrapped.reset_infos]
+        if states[0] is not None and len(states[0]) != self._n_state:
+            self._n_state = len(states[0])
+            self._keep(self.capacity)
+        self._obs = obs
+        self._states = states
+        return obs
+
+    def break_episodes(self) -> None:
+        """Mark that the next recorded step does not continue the last one."""
+        if self.n_recorded:
+            self._ring["ends"][(self.n_recorded - 1) % self.capacity] = True
+
+    def step_async(self, actions: Array) -> None:
+        """Note the actions as the env will execute them: within the box."""
+        self._actions = executed_action(actions, self.action_space)
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step, and record what happened."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        row = self.n_recorded % self.capacity
+        ring = self._ring
+        ring["obs"][row] = self._obs
+        ring["next_obs"][row] = obs
+        ring["actions"][row] = self._actions
+        ring["ends"][row] = dones
+        ring["true_rewards"][row] = [info.get("true_reward", np.nan) for info in infos]
+        if self._n_state:
+            states = [info["sim_state"] for info in infos]
+            ring["state"][row] = self._states
+            ring["next_state"][row] = states
+            self._states = states
+        if dones.any():
+            self._record_ends(row, dones, infos)
+        self._obs = obs
+        self.n_recorded += 1
+        return obs, rewards, dones, infos
+
+    def _record_ends(self, row: int, dones: Array, infos: list[dict[str, Any]]) -> None:
+        for env in np.flatnonzero(dones):
+            self._ring["next_obs"][row, env] = infos[env]["terminal_observation"]
+            if self._n_state:
+                self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
+            if self._warn_on_termination and not infos[env]["TimeLimit.truncated"]:
+                self._warn_on_termination = False
+                warnings.warn(early_end_warning(self.context_id), HorizonWarning, stacklevel=2)
+
+    def rollout(self, n_steps: int) -> tuple[RewardBatch, Array, Array]:
+        """The last `n_steps` of every env.
+
+        Returns:
+            A batch of (n_envs, n_steps), the true rewards (n_envs, n_steps) float32 (NaN where the
+            env gave none), and whether an episode ended after each step (n_envs, n_steps).
+
+        Raises:
+            NumericalError: an observation is not finite.
+        """
+        columns = self._columns(n_steps)
+        obs, actions, next_obs = columns["obs"], columns["actions"], columns["next_obs"]
+        if obs.dtype.kind == "f" and not (np.isfinite(next_obs).all() and np.isfinite(obs).all()):
+            bad = np.argwhere(~np.isfinite(next_obs) | ~np.isfinite(obs))[0]
+            raise NumericalError(
+                f"env {bad[0]} of {self.context_id} returned a non-finite observation (component "
+                f"{tuple(int(i) for i in bad[2:])}, step {bad[1]} of the last {n_steps}); "
+                "training stopped. Check the environment's dynamics there."
+            )
+        return (
+            RewardBatch.from_steps(obs, actions, next_obs),
+            columns["true_rewards"],
+            columns["ends"],
+        )
+
+    def true_reward_deviation(self) -> float:
+        """Standard deviation of the kept true rewards; 1 where there is none to speak of."""
+        rewards = self._columns(min(self.n_recorded, self.capacity))["true_rewards"]
+        deviation = float(np.std(rewards)) if rewards.size else 0.0
+        return deviation if deviation > 1e-8 else 1.0
+
+    def _columns(self, n_steps: int) -> dict[str, Array]:
+        """The last `n_steps` in order of time, each (n_envs, n_steps, ...)."""
+        available = min(self.n_recorded, self.capacity)
+        if n_steps > available:
+            raise DataError(
+                f"{n_steps} steps per env were asked for but {available} are kept; raise the "
+                "recorder's `n_steps`."
+            )
+        rows = np.arange(self.n_recorded - n_steps, self.n_recorded) % self.capacity
+        return {name: column[rows].swapaxes(0, 1) for name, column in self._ring.items()}
+
+    def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        """Up to n distinct clips, drawn evenly from all kept windows that cross no episode end.
+
+        The arrays are copies: no clip pins the ring.
+
+        Raises:
+            DataError: no window of this length lies within an episode, or a number is not finite.
+        """
+        available = min(self.n_recorded, self.capacity)
+        columns = self._columns(available)
+        breaks = np.cumsum(np.pad(columns["ends"], ((0, 0), (1, 0))), axis=1)  # (n_envs, steps + 1)
+        # A window may end on an episode's last step, but no end may lie before that.
+        inner = breaks[:, length - 1 : available] - breaks[:, : available - length + 1]
+        valid = np.argwhere(inner == 0)  # (windows, 2): env, first step
+        if len(valid) == 0:
+            raise DataError(
+                f"`clip_length` is {length} but no recorded episode has that many steps "
+                f"({available} per env are kept); lower `clip_length` or collect longer episodes."
+            )
+        chosen = valid[rng.permutation(len(valid))[:n]]
+        return [self._cut(columns, int(env), int(start), length) for env, start in chosen]
+
+    def _cut(self, columns: dict[str, Array], env: int, start: int, length: int) -> Clip:
+        window = slice(start, start + length)
+
+        def with_last(name: str) -> Array:
+            before, after = columns[name][env, window], columns[f"next_{name}"][env, window]
+            return np.concatenate([before, after[-1:]])  # (T + 1, ...)
+
+        rewards = columns["true_rewards"][env, window].copy()
+        return Clip(
+            obs=with_last("obs"),
+            actions=columns["actions"][env, window].copy(),
+            context_id=self.context_id,
+            true_rewards=None if np.isnan(rewards).all() else rewards,
+            sim_states=with_last("state") if self._n_state else None,
+        )
+
+    def state(self) -> dict[str, Array]:
+        """Everything that was recorded, in order of time, for a checkpoint."""
+        available = min(self.n_recorded, self.capacity)
+        return {name: column.swapaxes(0, 1) for name, column in self._columns(available).items()}
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Restore what `state` returned; the next step begins a new episode."""
+        n_steps, n_state = len(state["ends"]), state["state"].shape[-1]
+        if n_state != self._n_state:
+            self._n_state = n_state
+            self._keep(self.capacity)
+        for name, column in self._ring.items():
+            column[:n_steps] = state[name]
+        self.n_recorded = n_steps
+
+
+def find_recorder(venv: VecEnv | None) -> Recorder:
+    """The recorder among the wrappers of a vectorised env.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    layer = venv
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, Recorder):
+            return layer
+        layer = layer.venv
+    raise ConfigError(
+        "the vectorised env has no Recorder; wrap it before VecNormalize: "
+        "`VecNormalize(Recorder(venv, context_id=..., n_steps=...), norm_reward=False)`."
+    )

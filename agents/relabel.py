@@ -1,0 +1,138 @@
+"""Reward substitution for on-policy SB3 algorithms: one batched forward per rollout.
+
+Because hidden rewards are exactly 0.0, SB3's buffer holds nothing but the value bootstraps of
+truncated episodes when a rollout ends. Adding the learned rewards of the recorded transitions just
+before the buffer computes its advantages is therefore exact, for any algorithm whose buffer has
+`compute_returns_and_advantage` (PPO, A2C, RecurrentPPO, MaskablePPO).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+
+from rlhf_gym.agents.recorder import Recorder, find_recorder
+from rlhf_gym.data import Array
+from rlhf_gym.envs.hide_reward import HideReward
+from rlhf_gym.errors import ConfigError, NotHiddenError, NumericalError
+from rlhf_gym.protocols import RewardFunction
+
+__all__ = ["SubstituteReward", "check_hidden"]
+
+
+def check_hidden(venv: VecEnv) -> None:
+    """Refuse a vectorised env whose true reward would reach the learner.
+
+    Raises:
+        NotHiddenError: an env is not wrapped by `hide_reward`.
+        ConfigError: VecNormalize would normalise rewards.
+    """
+    layer: VecEnv = venv
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, VecNormalize) and layer.norm_reward:
+            raise ConfigError(
+                "VecNormalize has `norm_reward=True`, which would rescale the learned reward as "
+                "training goes on; pass `norm_reward=False`: the reward model scales it once per "
+                "fit."
+            )
+        layer = layer.venv
+    if not all(venv.env_is_wrapped(HideReward)):
+        raise NotHiddenError(
+            "the env returns its true reward to the learner; build it as "
+            "`hide_reward(Monitor(make_env(...)))` before vectorising it."
+        )
+
+
+class SubstituteReward(BaseCallback):
+    """An SB3 callback: train any on-policy model on a reward function instead of the env's.
+
+    `rollout/ep_rew_mean` stays the true return, `rollout/ep_rew_learned_mean` is the learned one.
+
+    Args:
+        reward_function: (n_envs, n_steps) batch -> rewards; None uses the recorded true rewards.
+        scale: Every reward is multiplied by this before PPO sees it.
+        run_steps: The steps of the whole run, which SB3's schedules run over however often `learn`
+            is called; None leaves them to each call.
+    """
+
+    def __init__(
+        self,
+        reward_function: RewardFunction | None,
+        *,
+        scale: float = 1.0,
+        run_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.reward_function = reward_function
+        self.scale = scale
+        self.run_steps = run_steps
+        self.episode_returns: deque[float] = deque(maxlen=100)
+        self._running: Array | None = None
+
+    def _on_training_start(self) -> None:
+        venv = self.training_env
+        check_hidden(venv)
+        self._recorder: Recorder = find_recorder(venv)
+        self._running = np.zeros(venv.num_envs)
+        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]  # on-policy models only
+        self._compute: Callable[..., None] = buffer.compute_returns_and_advantage
+
+        def compute_returns_and_advantage(*args: Any, **kwargs: Any) -> None:
+            buffer.rewards += self._rewards(buffer.buffer_size)
+            self._compute(*args, **kwargs)
+
+        buffer.compute_returns_and_advantage = compute_returns_and_advantage
+        if self.run_steps is not None:
+            total = self.run_steps
+            update = type(self.model)._update_current_progress_remaining
+
+            def over_the_run(num_timesteps: int, total_timesteps: int) -> None:
+                update(self.model, num_timesteps, total)
+
+            # On this instance alone, until `restore`.
+            self.model.__dict__["_update_current_progress_remaining"] = over_the_run
+
+    def _rewards(self, n_steps: int) -> Array:
+        """(n_steps, n_envs) float32 rewards of the rollout that just ended."""
+        batch, true_rewards, ends = self._recorder.rollout(n_steps)
+        if self.reward_function is None:
+            rewards = true_rewards
+        else:
+            rewards = np.asarray(self.reward_function(batch), dtype=np.float32)
+        if not np.isfinite(rewards).all():
+            raise NumericalError(
+                f"{int((~np.isfinite(rewards)).sum())} of {rewards.size} rewards of this rollout "
+                "are not finite; training stopped before the update. Check the reward model."
+            )
+        self._count_returns(rewards, ends)
+        return rewards.T * np.float32(self.scale)
+
+    def _count_returns(self, rewards: Array, ends: Array) -> None:
+        assert self._running is not None
+        for step in range(rewards.shape[1]):
+            self._running += rewards[:, step]
+            for env in np.flatnonzero(ends[:, step]):
+                self.episode_returns.append(float(self._running[env]))
+                self._running[env] = 0.0
+
+    def _on_rollout_end(self) -> None:
+        if self.episode_returns:
+            mean = float(np.mean(self.episode_returns))
+            self.logger.record("rollout/ep_rew_learned_mean", mean)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Take the substitution off the model again; safe to call twice."""
+        model: Any = self.model
+        model.rollout_buffer.__dict__.pop("compute_returns_and_advantage", None)
+        model.__dict__.pop("_update_current_progress_remaining", None)

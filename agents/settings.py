@@ -1,0 +1,152 @@
+"""Hyper-parameters per task, as YAML in rl-baselines3-zoo's shape, read without `eval`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from rlhf_gym.errors import ConfigError
+
+__all__ = ["AgentSettings", "align", "load_settings"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "ReLU": nn.ReLU,
+    "Tanh": nn.Tanh,
+    "ELU": nn.ELU,
+    "LeakyReLU": nn.LeakyReLU,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+}
+_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """What an agent needs beyond its env."""
+
+    n_envs: int
+    """Environments stepped in parallel, in this process."""
+    n_timesteps: int
+    """The task's usual budget in env steps, taken where none is asked for."""
+    normalize_obs: bool
+    """Whether VecNormalize scales observations. Rewards are never scaled by it."""
+    policy: str
+    """SB3's policy name."""
+    reward_scale: float
+    """What the reward of deviation 1 is multiplied by: PPO's value network learns discounted sums
+    of it, and learns sums near 1 fastest."""
+    algorithm: Mapping[str, Any]
+    """Keyword arguments of the SB3 algorithm, `policy_kwargs` included."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_envs", "n_timesteps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"`{name}` is {value!r}; a whole number of at least 1 is needed.")
+
+    def steps_unit(self, horizon: int | None) -> int:
+        """Env steps of whole rollouts and, if eight rollouts suffice, of whole episodes."""
+        n_steps = int(self.algorithm["n_steps"])
+        rollouts = math.lcm(n_steps, horizon) // n_steps if horizon else 1
+        return n_steps * self.n_envs * (rollouts if rollouts <= 8 else 1)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Back to the table's shape, plain values only."""
+        policy_kwargs = dict(self.algorithm["policy_kwargs"])
+        if "activation_fn" in policy_kwargs:
+            policy_kwargs["activation_fn"] = policy_kwargs["activation_fn"].__name__
+        return {
+            "n_envs": self.n_envs,
+            "n_timesteps": self.n_timesteps,
+            "normalize": self.normalize_obs,
+            "policy": self.policy,
+            "reward_scale": self.reward_scale,
+            **self.algorithm,
+            "policy_kwargs": policy_kwargs,
+        }
+
+
+def load_settings(
+    algo: str, env_id: str, overrides: Mapping[str, Any] | None = None, path: Path | None = None
+) -> AgentSettings:
+    """The settings of one task from the shipped table, or from a file of the caller's.
+
+    Args:
+        algo: "ppo"; names the shipped table.
+        env_id: Looked up whole; where it is missing, `default` serves.
+        overrides: Replace single entries.
+        path: A YAML file of the same shape instead of the shipped one.
+
+    Raises:
+        ConfigError: the file, or an entry, cannot be read; the message names it.
+    """
+    source = path or Path(str(resources.files("rlhf_gym.agents") / f"{algo}.yml"))
+    try:
+        table = yaml.safe_load(source.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the settings in {source}: {error}") from error
+    entry = table.get(env_id, table.get("default")) if isinstance(table, dict) else None
+    if not isinstance(entry, dict):
+        raise ConfigError(
+            f"{source} has no mapping for {env_id!r} and no `default`; it must map env ids to "
+            "settings in rl-baselines3-zoo's shape."
+        )
+    return _parse({**entry, **(overrides or {})}, f"{source.name}: {env_id}")
+
+
+def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
+    missing = [name for name in _OURS if name not in entry]
+    if missing:
+        raise ConfigError(f"{where} lacks {missing}; every task needs {list(_OURS)}.")
+    normalize = entry["normalize"]
+    if isinstance(normalize, dict):
+        if normalize.get("norm_reward"):
+            raise ConfigError(
+                f"{where} asks for `norm_reward: true`; set it to false: the learned reward is "
+                "scaled once per fit, by the reward model."
+            )
+        normalize = normalize.get("norm_obs", True)
+    algorithm = {name: value for name, value in entry.items() if name not in _OURS}
+    policy_kwargs = dict(algorithm.get("policy_kwargs") or {})
+    activation = policy_kwargs.get("activation_fn")
+    if activation is not None:
+        if activation not in _ACTIVATIONS:
+            raise ConfigError(
+                f"{where} has `activation_fn: {activation}`; accepted are {sorted(_ACTIVATIONS)}."
+            )
+        policy_kwargs["activation_fn"] = _ACTIVATIONS[activation]
+    algorithm["policy_kwargs"] = policy_kwargs
+    return AgentSettings(
+        n_envs=entry["n_envs"],
+        n_timesteps=int(entry["n_timesteps"]),
+        normalize_obs=bool(normalize),
+        policy=entry["policy"],
+        reward_scale=float(entry["reward_scale"]),
+        algorithm=algorithm,
+    )
+
+
+def align(settings: AgentSettings, horizon: int | None) -> AgentSettings:
+    """Make rollouts and episodes fit each other, so that a round can hold whole ones of both.
+
+    `n_steps` becomes the nearest divisor or multiple of the horizon within a factor of two (or
+    stays), `batch_size` the largest divisor of the rollout that is not above it.
+    """
+    n_steps = settings.algorithm["n_steps"]
+    if horizon:
+        low, high = (n_steps + 1) // 2, 2 * n_steps
+        fitting = [n for n in range(low, high + 1) if horizon % n == 0 or n % horizon == 0]
+        n_steps = min(fitting, key=lambda n: (abs(n - n_steps), n), default=n_steps)
+    rollout = n_steps * settings.n_envs
+    wanted = min(settings.algorithm["batch_size"], rollout)
+    batch_size = next(size for size in range(wanted, 0, -1) if rollout % size == 0)
+    algorithm = {**settings.algorithm, "n_steps": n_steps, "batch_size": batch_size}
+    return dataclasses.replace(settings, algorithm=algorithm)

@@ -1,0 +1,59 @@
+"""Reward substitution step by step, for any SB3 algorithm: slower, but free of assumptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.reward_substitution import executed_action
+from rlhf_gym.protocols import RewardFunction
+
+__all__ = ["VecLearnedReward"]
+
+
+class VecLearnedReward(VecEnvWrapper):
+    """Replace each step's reward by `reward_function`, in one forward for all envs.
+
+    Stands on the raw vectorised env, under VecNormalize. At an episode's end the reward is that of
+    the terminal observation, not of the next episode's first. The env's own reward goes into
+    `info["true_reward"]` where `hide_reward` has not put it already.
+
+    Args:
+        venv: Any vectorised env.
+        reward_function: (n_envs, 1) batch -> rewards.
+    """
+
+    def __init__(self, venv: VecEnv, reward_function: RewardFunction) -> None:
+        super().__init__(venv)
+        self.reward_function = reward_function
+
+    def reset(self) -> Any:
+        """Reset all envs."""
+        obs = self.venv.reset()
+        assert isinstance(obs, np.ndarray)
+        self._obs: Array = obs
+        return obs
+
+    def step_async(self, actions: Array) -> None:
+        """Note the actions as the env will execute them: within the box."""
+        self._actions = executed_action(actions, self.action_space)
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step, and score the transition."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        next_obs = obs.copy()
+        for env in np.flatnonzero(dones):
+            next_obs[env] = infos[env]["terminal_observation"]
+        learned = self.reward_function(
+            RewardBatch.from_steps(self._obs[:, None], self._actions[:, None], next_obs[:, None])
+        )
+        for info, reward in zip(infos, rewards, strict=True):
+            info.setdefault("true_reward", float(reward))
+        self._obs = obs
+        return obs, np.asarray(learned, dtype=np.float32)[:, 0], dones, infos

@@ -1,0 +1,228 @@
+"""The default reward model: a stacked ensemble, normalised and frozen between fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlhf_gym.data import Array, Clip, Preference, RewardBatch
+from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.feedback.dataset import PreferenceSet
+from rlhf_gym.feedback.encoding import StepEncoder
+from rlhf_gym.feedback.metrics import accuracy, expected_calibration_error, log_loss
+from rlhf_gym.feedback.reward_nets import StackedMLP
+from rlhf_gym.feedback.reward_training import (
+    FitOutcome,
+    PairTensors,
+    fit_pairs,
+    pair_logits,
+    row_chunks,
+)
+from rlhf_gym.feedback.settings import RewardModelSettings
+from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
+from rlhf_gym.protocols import FitReport, SpaceInfo
+
+__all__ = ["EnsembleRewardModel"]
+
+
+class EnsembleRewardModel:
+    """E stacked networks r(s, a), fitted to preferences by Bradley-Terry.
+
+    Inputs are normalised by the mean and deviation of the labelled clips, outputs to mean 0 and
+    deviation 1 over their steps at the end of each fit; both stay frozen until the next.
+
+    Args:
+        info: The env's spaces.
+        settings: Shape and optimisation.
+        seed: Draws the initial weights.
+        device: "cpu" or a CUDA device.
+
+    Raises:
+        ConfigError: spaces it does not take.
+    """
+
+    def __init__(
+        self,
+        info: SpaceInfo,
+        settings: RewardModelSettings | None = None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings or RewardModelSettings()
+        self.encoder = StepEncoder(info, use_next_obs=self.settings.use_next_obs)
+        generator = torch.Generator().manual_seed(seed)
+        n_members, n_features = self.settings.n_members, self.encoder.n_features
+        self.net = StackedMLP(n_members, n_features, self.settings.hidden, generator).to(device)
+        self.device = torch.device(device)
+        self.input_mean = torch.zeros(n_features, device=device)
+        self.input_std = torch.ones(n_features, device=device)
+        self.output_mean = torch.zeros(n_members, 1, 1, device=device)
+        self.output_std = torch.ones(n_members, 1, 1, device=device)
+
+    def member_rewards(self, batch: RewardBatch) -> Array:
+        """(E, B, T) float32 normalised rewards; 0 where the mask is False."""
+        raw, mask = self._raw_rewards(batch)
+        return ((raw - self.output_mean) / self.output_std * mask).cpu().numpy()
+
+    def rewards(self, batch: RewardBatch) -> Array:
+        """(B, T) float32, the mean over the members."""
+        mean: Array = self.member_rewards(batch).mean(axis=0)
+        return mean
+
+    def clip_returns(self, clips: Sequence[Clip]) -> Array:
+        """(E, B) float32 sums over each clip on the scale of the fit (logits)."""
+        raw, mask = self._raw_rewards(RewardBatch.from_clips(clips))
+        return (raw * mask).sum(-1).cpu().numpy()
+
+    @torch.no_grad()
+    def _raw_rewards(self, batch: RewardBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.as_tensor(batch.mask, device=self.device).float()  # (B, T)
+        features = self._normalise(self.encoder(batch))  # (B, T, F)
+        return self.net(features.flatten(0, 1)).unflatten(1, mask.shape), mask  # (E, B, T)
+
+    def _normalise(self, features: Array) -> torch.Tensor:
+        x = torch.as_tensor(features, device=self.device)
+        return (x - self.input_mean) / self.input_std
+
+    def fit(self, preferences: Sequence[Preference], rng: np.random.Generator) -> FitReport:
+        """Fit to all preferences, warm-started from the last fit; SKIP answers are left out.
+
+        Raises:
+            DataError: no preference is left to train on.
+            NumericalError: the loss is not finite.
+        """
+        started = time.perf_counter()
+        trained = PreferenceSet.from_preferences(preferences).trained()
+        fit = self.settings.fit
+        heldout = heldout_mask(trained.query_ids, fit.heldout_fraction)
+        if not (~heldout).any():
+            raise DataError(
+                f"no preference to train on: {len(preferences)} given, {len(trained)} not "
+                f"skipped, {int(heldout.sum())} of them held out; answer more queries."
+            )
+        features, mask = self._clip_features(trained)
+        self._renew_input_normalisation(features, mask)
+        data = self._pair_tensors(trained, features, mask)
+        parts = {name: data.subset(torch.from_numpy(np.flatnonzero(rows)).to(self.device))
+                 for name, rows in (("train", ~heldout), ("heldout", heldout))}  # fmt: skip
+        # Validation is not resampled: every held-out answer counts once for every member.
+        parts["heldout"].weights.fill_(1.0)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        outcome = fit_pairs(self.net, parts["train"], parts["heldout"], fit, generator)
+        self._renew_output_normalisation(data)
+        seconds = time.perf_counter() - started
+        return self._report(parts["train"], parts["heldout"], outcome, seconds)
+
+    def _clip_features(self, preferences: PreferenceSet) -> tuple[Array, Array]:
+        clips = preferences.clips
+        mask = np.arange(clips.actions.shape[1])[None, :] < clips.lengths[:, None]  # (M, T)
+        batch = RewardBatch(clips.obs[:, :-1], clips.actions, clips.obs[:, 1:], mask)
+        return self.encoder(batch), mask
+
+    def _pair_tensors(self, data: PreferenceSet, features: Array, mask: Array) -> PairTensors:
+        shape = (self.settings.n_members, len(data))
+        weights = (
+            bootstrap_weights(data.query_ids, shape[0])
+            if self.settings.fit.bootstrap
+            else np.ones(shape, np.float32)
+        )
+        return PairTensors(
+            features=self._normalise(features),
+            mask=torch.as_tensor(mask, device=self.device).float(),
+            pairs=torch.as_tensor(data.pairs, device=self.device),
+            probs=torch.as_tensor(data.probs, device=self.device).float(),
+            weights=torch.as_tensor(weights, device=self.device),
+        )
+
+    def _renew_input_normalisation(self, features: Array, mask: Array) -> None:
+        steps = features[mask]  # (steps, F)
+        mean = torch.as_tensor(steps.mean(0), device=self.device)
+        # A feature that never varies carries nothing: dividing by 1 leaves it at 0.
+        deviation = steps.std(0)
+        std = torch.as_tensor(np.where(deviation > 1e-6, deviation, 1.0), device=self.device)
+        self.net.rescale_inputs(std / self.input_std, (mean - self.input_mean) / self.input_std)
+        self.input_mean, self.input_std = mean, std.float()
+
+    @torch.no_grad()
+    def _renew_output_normalisation(self, data: PairTensors) -> None:
+        steps = data.features[data.mask.bool()]  # (steps, F)
+        rewards = torch.cat(
+            [self.net(part) for part in row_chunks(steps, 65_536)], dim=1
+        )  # (E, steps)
+        self.output_mean = rewards.mean(1)[:, None, None]
+        self.output_std = rewards.std(1).clamp_min(1e-8)[:, None, None]
+
+    @torch.no_grad()
+    def _report(
+        self, train: PairTensors, heldout: PairTensors, outcome: FitOutcome, seconds: float
+    ) -> FitReport:
+        figures = {name: self._figures(part) for name, part in (("train", train), ("h", heldout))}
+        return FitReport(
+            n_train=len(train.pairs),
+            n_heldout=len(heldout.pairs),
+            n_epochs=outcome.n_epochs,
+            loss_train=figures["train"][0],
+            loss_heldout=figures["h"][0],
+            accuracy_train=figures["train"][1],
+            accuracy_heldout=figures["h"][1],
+            calibration_error=figures["h"][2],
+            weight_decay=outcome.weight_decay,
+            seconds=seconds,
+        )
+
+    def _figures(self, data: PairTensors) -> tuple[float, float, float]:
+        """Log-loss, accuracy and calibration error of the ensemble's mean probability."""
+        if len(data.pairs) == 0:
+            return float("nan"), float("nan"), float("nan")
+        chunks = row_chunks(torch.arange(len(data.pairs), device=self.device), 1024)
+        noise = self.settings.fit.noise
+        predicted = torch.cat(
+            [
+                torch.sigmoid(a - b).mean(0)
+                for a, b in (pair_logits(self.net, data, c) for c in chunks)
+            ]
+        )  # (N,)
+        prob = (predicted.double() * (1 - noise) + noise / 2).cpu().numpy()
+        label = data.probs.double().cpu().numpy()
+        return (
+            log_loss(prob, label),
+            accuracy(prob, label),
+            expected_calibration_error(prob, label),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `reward_model.safetensors` and `reward_model.json` into an existing folder."""
+        tensors = {f"net.{name}": t for name, t in self.net.state_dict().items()}
+        for name in ("input_mean", "input_std", "output_mean", "output_std"):
+            tensors[name] = getattr(self, name)
+        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(cpu, folder / "reward_model.safetensors")
+        text = json.dumps(dataclasses.asdict(self.settings), indent=1)
+        (folder / "reward_model.json").write_text(text)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, bit for bit.
+
+        Raises:
+            CorruptDataError: the file is damaged or of another shape.
+        """
+        path = folder / "reward_model.safetensors"
+        try:
+            tensors = load_file(path, device=str(self.device))
+            net = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
+            self.net.load_state_dict(net)
+            for name in ("input_mean", "input_std", "output_mean", "output_std"):
+                setattr(self, name, tensors[name])
+        except Exception as error:
+            raise CorruptDataError(
+                f"{path} does not hold this reward model ({error}); restore the file, or use the "
+                "settings it was saved with."
+            ) from error

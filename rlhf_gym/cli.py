@@ -1,0 +1,192 @@
+"""The command line: thin, every command is a few lines of the public API."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rlhf_gym.errors import ConfigError, RlhfGymError
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = ["main"]
+
+Folder = Annotated[Path, tyro.conf.Positional]
+TrainOptions = Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def _train_command(defaults: TrainConfig) -> Callable[..., None]:
+    """The command `train`, its options preset to those of a file where `--config` names one."""
+
+    def train(
+        options: TrainOptions = defaults,
+        out: Path | None = None,
+        config: Path | None = None,
+        resume: Path | None = None,
+    ) -> None:
+        """Train an agent from preferences, then write the summary and report.html.
+
+        Args:
+            options: The run's options.
+            out: The run folder; default is a fresh one under runs/.
+            config: A YAML file of options; flags beside it win.
+            resume: Continue the run in this folder, by its own configuration.
+        """
+        from rlhf_gym import training
+        from rlhf_gym.progress import print_summary
+        from rlhf_gym.report import write_report
+
+        if resume is not None and out is not None:
+            raise ConfigError("`--resume` continues a run in its own folder; leave `--out` away.")
+        run = training.resume(resume) if resume is not None else training.train(options, out)
+        write_report(run.folder)
+        print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
+
+    return train
+
+
+def _fit(folder: Folder, device: str = "auto", out: Path | None = None) -> None:
+    """Fit and validate a reward model on the preferences stored in a run.
+
+    Args:
+        folder: The run folder.
+        device: auto, cpu, cuda or cuda:N.
+        out: Where to save the fitted model; default: it is only validated.
+    """
+    from rlhf_gym.offline import fit_run
+
+    _print_table("reward model", fit_run(folder, device, out))
+
+
+def _evaluate(
+    folder: Folder,
+    episodes: int = 20,
+    seed: int = 0,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Measure the trained agent on the true reward.
+
+    Args:
+        folder: The run folder.
+        episodes: How many episodes.
+        seed: Chooses their starting states; disjoint from training's whatever it is.
+        as_json: Print one JSON object instead of a table.
+    """
+    from rlhf_gym.offline import evaluate_run
+
+    figures = evaluate_run(folder, episodes, seed)
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        _print_table("true return", {k: v for k, v in figures.items() if k != "returns"})
+
+
+def _watch(folder: Folder, video: Path | None = None, episodes: int = 1, seed: int = 0) -> None:
+    """See the trained agent in a window, or film it.
+
+    Args:
+        folder: The run folder.
+        video: Write this .mp4 or .gif instead of opening a window.
+        episodes: How many episodes.
+        seed: Chooses their starting states.
+    """
+    from rlhf_gym.offline import watch_run
+
+    watch_run(folder, video, episodes, seed)
+
+
+def _report(folder: Folder) -> None:
+    """Draw the figures of a run and write its report.html.
+
+    Args:
+        folder: The run folder; the run may still be going.
+    """
+    from rlhf_gym.report import write_report
+
+    print(write_report(folder))
+
+
+def _export(folder: Folder, sb3: Path) -> None:
+    """Write the trained agent in stock formats.
+
+    Args:
+        folder: The run folder.
+        sb3: A .zip for `stable_baselines3.PPO.load`; the normaliser goes beside it.
+    """
+    from rlhf_gym.offline import export_run
+
+    for path in export_run(folder, sb3):
+        print(path)
+
+
+def _envs() -> None:
+    """List the registered environments, one line each."""
+    from rlhf_gym.envs.make import env_table
+
+    _print_table("environments", dict(env_table()))
+
+
+def _doctor() -> None:
+    """Check versions, device, renderer and display, and say what is missing."""
+    from rlhf_gym.doctor import checks, exit_code, print_checks
+
+    found = checks()
+    print_checks(found)
+    raise SystemExit(exit_code(found))
+
+
+_COMMANDS: dict[str, Any] = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "watch": _watch,
+    "report": _report,
+    "export": _export,
+    "envs": _envs,
+    "doctor": _doctor,
+}
+
+
+def _print_table(title: str, rows: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, value in rows.items():
+        table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _defaults(arguments: list[str]) -> TrainConfig:
+    """The options in the file after `--config`, for the flags beside it to be read over."""
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--config":
+            path = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+            from rlhf_gym.config import from_yaml
+
+            return from_yaml(TrainConfig, Path(path))
+    return TrainConfig()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `rlhf-gym`; errors of ours end with exit status 2 and one message."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Own parts (`--env my_pkg.envs:MyRobot-v0`) lie where the user stands, as for `python -m`.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="rlhf-gym", args=arguments)
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. Every finished round is saved; continue with "
+            "`rlhf-gym train --resume RUN_FOLDER`.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    except (RlhfGymError, OSError) as error:
+        print(f"rlhf-gym: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

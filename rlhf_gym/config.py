@@ -1,0 +1,94 @@
+"""Configuration as frozen dataclasses: to YAML and back, with unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rlhf_gym.errors import ConfigError
+
+__all__ = ["from_mapping", "from_yaml", "to_yaml"]
+
+T = TypeVar("T")
+
+
+def to_yaml(config: Any) -> str:
+    """A dataclass as YAML text that `from_yaml` reads back to an equal one."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def from_yaml(cls: type[T], path: Path) -> T:
+    """Read a dataclass from a YAML file; keys that are absent keep their defaults.
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
+    return from_mapping(cls, content, str(path))
+
+
+def from_mapping(cls: type[T], content: Mapping[str, Any], where: str) -> T:
+    """Build a dataclass from a mapping, nested ones included.
+
+    Raises:
+        ConfigError: a key is unknown or a value has a wrong type; the message names both.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]  # T is one
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else f" Accepted are {known}."
+            raise ConfigError(f"{where}: unknown option `{key}`.{hint}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in content.items()}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping, found {value!r}.")
+        return from_mapping(typing.cast(type[Any], hint), value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = [a for a in arguments if a is not type(None)]
+        return _convert(inner, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    accepted = (
+        value in arguments
+        if origin is typing.Literal
+        else isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))
+    )
+    if not accepted:
+        wanted = f"one of {list(arguments)}" if origin is typing.Literal else str(hint)
+        raise ConfigError(f"{where} is {value!r}; accepted is {wanted}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

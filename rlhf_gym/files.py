@@ -1,0 +1,60 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["plain", "sync", "write_bytes", "write_json", "write_text"]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file atomically; once this returns, the new content survives a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 text file atomically, see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Replace a JSON file atomically; numpy's values become plain, NaN and infinities null."""
+    write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plain(obj: Any) -> Any:
+    """JSON values from numpy's; NaN and infinities as None."""
+    if isinstance(obj, Mapping):
+        return {str(key): plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(value) for value in obj]
+    if isinstance(obj, np.ndarray | np.generic):
+        return plain(obj.tolist())
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    return obj

@@ -1,0 +1,171 @@
+"""The loop: act, ask, fit, improve, measure; a round at a time.
+
+It knows neither Stable-Baselines3 nor transformers, only the protocols. Everything random in a
+round derives from the root seed and the round's number, and everything a later round needs is in
+the checkpoint at its end: a run that is killed and resumed ends bit for bit like one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf_gym.data import Query
+from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
+from rlhf_gym.feedback.acquisition import uniform
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal, Teacher
+from rlhf_gym.runs import Run
+from rlhf_gym.seeding import generator, stream
+
+__all__ = ["Parts", "Plan", "RoundObserver", "run_rounds"]
+
+_CANDIDATES_PER_LABEL = 20  # clips to choose two from: ten candidate pairs (Christiano 2.2.4)
+_FRESH_CLIPS = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each round may spend."""
+
+    seed: int
+    labels: list[int]
+    """Answers per round."""
+    steps: list[int]
+    """Steps of improvement per round."""
+    warm_up: int
+    """Random steps before the first question."""
+    clip_length: int
+    eval_episodes: int
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds in the whole run."""
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The players. Without a reward model the agent is trained on the true reward."""
+
+    agent: Agent
+    store: PreferenceStore
+    teacher: Teacher
+    acquisition: Acquisition
+    reward_model: RewardModel | None
+
+
+class RoundObserver(Protocol):
+    """Is told how the run goes."""
+
+    def phase(self, name: str) -> None:
+        """A new phase began."""
+
+    def round(self, metrics: dict[str, Any], n_rounds: int) -> None:
+        """A round ended with these figures."""
+
+
+@dataclass
+class _Clock:
+    """Seconds per phase of one round."""
+
+    observer: RoundObserver
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, key: str, title: str) -> Iterator[None]:
+        self.observer.phase(title)
+        started = time.perf_counter()
+        yield
+        spent = time.perf_counter() - started
+        self.seconds[f"seconds_{key}"] = self.seconds.get(f"seconds_{key}", 0.0) + spent
+
+
+def run_rounds(
+    parts: Parts, plan: Plan, run: Run, observer: RoundObserver, first_round: int
+) -> None:
+    """Play all rounds from `first_round` on, each ending in metrics and a checkpoint."""
+    for round_ in range(first_round, plan.n_rounds):
+        clock = _Clock(observer)
+        metrics = _play_round(parts, plan, round_, clock)
+        metrics.update(clock.seconds)
+        run.append_metrics(metrics)
+
+        def write(folder: Path) -> None:
+            parts.agent.save(folder)
+            if parts.reward_model is not None:
+                parts.reward_model.save(folder)
+
+        observer.phase("saving")
+        state = {"last_sequence": parts.store.last_sequence, "env_steps": metrics["env_steps"]}
+        run.save_checkpoint(round_, write, state)
+        observer.round(metrics, plan.n_rounds)
+
+
+def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[str, Any]:
+    agent, reward_model = parts.agent, parts.reward_model
+    metrics: dict[str, Any] = {"round": round_}
+
+    agent.begin_round(stream(plan.seed, "round", round_))
+    if round_ == 0:
+        with clock("collect", "warming up"):
+            agent.warm_up(plan.warm_up)
+
+    signal = Signal(source="true")
+    if reward_model is not None:
+        if plan.labels[round_] > 0:
+            with clock("label", "asking"):
+                _ask(parts, plan, round_, reward_model)
+        preferences = parts.store.preferences(first_rounds=round_ + 1)
+        if plan.labels[round_] > 0:
+            with clock("fit", "fitting the reward"):
+                report = reward_model.fit(preferences, generator(plan.seed, "fit", round_))
+            metrics.update(_fit_figures(asdict(report)))
+        signal = Signal(preferences, reward_model)
+        metrics["n_labels"] = len(preferences)
+
+    with clock("improve", "training"):
+        metrics.update(agent.improve(signal, plan.steps[round_]))
+
+    with clock("evaluate", "evaluating"):
+        seed = stream(plan.seed, "evaluation", round_)
+        episodes = agent.evaluate(plan.eval_episodes, seed)
+        metrics.update(evaluate_trajectories(episodes, reward_model).figures())
+        if reward_model is not None:
+            rng = generator(plan.seed, "fresh clips", round_)
+            fresh = agent.clips(_FRESH_CLIPS, plan.clip_length, rng)
+            metrics["reward_correlation"] = reward_correlation(fresh, reward_model)
+    metrics["eval_steps"] = sum(len(episode) for episode in episodes)
+    metrics["env_steps"] = agent.n_steps_done
+    return metrics
+
+
+def _ask(parts: Parts, plan: Plan, round_: int, reward_model: RewardModel) -> None:
+    """Post this round's queries, and let the teacher answer what is open."""
+    n_labels = plan.labels[round_]
+    rng = generator(plan.seed, "queries", round_)
+    clips = parts.agent.clips(n_labels * _CANDIDATES_PER_LABEL, plan.clip_length, rng)
+    # Nothing is known before the first fit: like B-Pref, the first session asks at random.
+    choose = parts.acquisition if round_ > 0 else uniform
+    pairs = choose(clips, reward_model, n_labels, rng)
+    parts.store.post([Query(pair, plan.seed, round_, i) for i, pair in enumerate(pairs)])
+    open_queries = parts.store.open_queries()
+    if open_queries:
+        parts.store.answer(parts.teacher.answer(open_queries))
+
+
+def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
+    """A fit's report under the names of metrics.jsonl."""
+    return {
+        "reward_accuracy_train": report["accuracy_train"],
+        "reward_accuracy_heldout": report["accuracy_heldout"],
+        "reward_log_loss_train": report["loss_train"],
+        "reward_log_loss_heldout": report["loss_heldout"],
+        "reward_calibration_error": report["calibration_error"],
+        "reward_weight_decay": report["weight_decay"],
+        "fit_epochs": report["n_epochs"],
+    }

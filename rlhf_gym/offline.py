@@ -1,0 +1,114 @@
+"""What one does with a run afterwards: fit, evaluate, watch, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_gym.config import from_yaml
+from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.runs import Run
+from rlhf_gym.seeding import generator, stream
+from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.training import Prepared, build_agent, build_reward_model, prepare
+
+__all__ = ["evaluate_run", "export_run", "fit_run", "load_agent", "watch_run"]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    run: Run
+    prepared: Prepared
+
+
+def _open(folder: Path) -> _Loaded:
+    run = Run.open(folder)
+    return _Loaded(run, prepare(from_yaml(TrainConfig, run.config_path)))
+
+
+def load_agent(folder: Path) -> Any:
+    """The agent of a run as its last checkpoint left it.
+
+    Raises:
+        ConfigError: there is no run, or it has no checkpoint yet.
+        CorruptDataError: the checkpoint is damaged.
+    """
+    loaded = _open(folder)
+    checkpoint = loaded.run.latest_checkpoint()
+    if checkpoint is None:
+        raise ConfigError(
+            f"{folder} has no checkpoint yet: the first round is not finished. Wait for it, or "
+            f"continue it with `rlhf-gym train --resume {folder}`."
+        )
+    agent = build_agent(loaded.prepared)
+    agent.load(checkpoint.folder)
+    return agent
+
+
+def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
+    """Fit a fresh reward model to the answers of a run, and say how well it does."""
+    loaded = _open(folder)
+    config = loaded.prepared.config
+    env = make_env(config.env, env_kwargs=config.env_kwargs)
+    info = space_info(env)
+    env.close()
+    import dataclasses
+
+    model = build_reward_model(dataclasses.replace(config, device=device), info)
+    with PreferenceStore(loaded.run.store_folder, create=False) as store:
+        report = model.fit(store.preferences(), generator(config.seed, "offline fit"))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        model.save(out)
+    return asdict(report)
+
+
+def evaluate_run(folder: Path, n_episodes: int, seed: int) -> dict[str, Any]:
+    """True return of the trained agent over deterministic episodes."""
+    if n_episodes < 1:
+        raise ConfigError(f"`episodes` is {n_episodes}; at least 1 is needed.")
+    agent = load_agent(folder)
+    try:
+        episodes = agent.evaluate(n_episodes, stream(seed, "evaluate"))
+    finally:
+        agent.close()
+    returns = np.array([episode.true_return for episode in episodes])
+    return {
+        "true_return_mean": float(returns.mean()),
+        "true_return_std": float(returns.std()),
+        "n_episodes": n_episodes,
+        "returns": returns.tolist(),
+    }
+
+
+def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
+    """Show the trained agent in a window, or film it into an .mp4 or .gif."""
+    from rlhf_gym.watch import choose_gl, watch_policy
+
+    choose_gl()
+    agent = load_agent(folder)
+    config = from_yaml(TrainConfig, Run.open(folder).config_path)
+    mode = "human" if video is None else "rgb_array"
+    env = make_env(config.env, render_mode=mode, env_kwargs=config.env_kwargs)
+    try:
+        watch_policy(env, lambda obs: agent.act(obs[None])[0], n_episodes, video, seed=seed)
+    finally:
+        env.close()
+        agent.close()
+
+
+def export_run(folder: Path, sb3: Path) -> list[Path]:
+    """Write stock Stable-Baselines3 files; returns what was written."""
+    if sb3.suffix != ".zip":
+        raise ConfigError(f"`--sb3` is {sb3}; Stable-Baselines3 reads files that end in .zip.")
+    agent = load_agent(folder)
+    try:
+        agent.export_sb3(sb3)
+    finally:
+        agent.close()
+    return sorted(sb3.parent.glob(f"{sb3.stem}*"))

@@ -1,0 +1,77 @@
+"""What a result was made with: versions, commit, machine, command."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["provenance"]
+
+_PACKAGES = ("rlhf_gym", "torch", "numpy", "gymnasium", "stable_baselines3", "mujoco")
+
+
+def provenance(command: list[str] | None = None) -> dict[str, Any]:
+    """What a result was made with; names no host, no user and no absolute path.
+
+    Args:
+        command: The command line, program first; None takes this process's own.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    program, *arguments = sys.argv if command is None else command
+    name = "python -m rlhf_gym" if Path(program).name == "__main__.py" else Path(program).name
+    return {
+        "versions": versions,
+        "git": _git_state(),
+        "machine": _machine(),
+        "command": " ".join([name, *map(_without_absolute_path, arguments)]),
+        "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _without_absolute_path(argument: str) -> str:
+    """Shorten an absolute path in an argument: they name users and machines."""
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    inside = path.is_relative_to(Path.cwd())
+    return f"{option}{equals}{path.relative_to(Path.cwd()) if inside else path.name}"
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout this package is part of; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # Installed below some other project's checkout, that project's commit is not ours.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    cpu = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    ram_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "n_cores": len(os.sched_getaffinity(0)),
+        "ram_gib": round(ram_bytes / 2**30, 1),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,238 @@
+"""One self-contained HTML page about a run, and its figures as PNG files.
+
+The page needs nothing but itself: figures are inlined, nothing is fetched, there is no script. It
+can be mailed, archived or printed. It reads what the run folder holds and changes only
+`report.html` and `figures/`; a run that still goes, or was stopped, is reported as such.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rlhf_gym.errors import CorruptDataError
+from rlhf_gym.files import write_bytes, write_text
+from rlhf_gym.progress import (
+    finite,
+    recovered_fraction,
+    show_number,
+    show_seconds,
+)
+from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds
+from rlhf_gym.runs import Run
+
+__all__ = ["write_report"]
+
+_DPI = 160
+_SECTIONS = (
+    ("returns", "Does it do the task?"),
+    ("reward", "Is the learned reward right?"),
+    ("cost", "What did it take?"),
+)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A headline figure."""
+
+    value: str
+    name: str
+    note: str = ""
+
+
+def write_report(run_folder: Path) -> Path:
+    """Draw a run's figures and write its report.
+
+    Args:
+        run_folder: a folder that `rlhf-gym train` made; the run may still go.
+
+    Returns:
+        The path of report.html. The PNGs lie beside it in figures/.
+
+    Raises:
+        ConfigError: the folder is no run folder.
+        CorruptDataError: a file of the run is damaged; the message names it.
+    """
+    run = Run.open(run_folder)
+    metrics = run.metrics()
+    finished = run.summary_path.exists()
+    summary = _read_json(run.summary_path) if finished else _summary_so_far(metrics)
+    provenance = _read_json(run.folder / "provenance.json")
+    config_text = run.config_path.read_text(encoding="utf-8")
+    panels = draw_panels(metrics, summary)
+    images = {panel.name: _save(panel, run.folder / "figures") for panel in panels}
+    learned = is_learned(metrics, summary)
+    page = _template_page(
+        {
+            "title": _title(summary, config_text, run.folder),
+            "subtitle": _subtitle(summary, provenance, learned),
+            "finished": finished,
+            "n_rounds": len(metrics),
+            "tiles": _tiles(summary, learned),
+            "facts": _facts(summary, learned),
+            "sections": [
+                (name, [panel for panel in panels if panel.section == section])
+                for section, name in _SECTIONS
+            ],
+            "images": images,
+            "rounds": _rounds_table(metrics),
+            "config": config_text,
+            "provenance": json.dumps(provenance, indent=2, ensure_ascii=False),
+            "commands": _commands(run.folder, provenance, finished),
+        }
+    )
+    write_text(run.report_path, page)
+    return run.report_path
+
+
+def _template_page(values: Mapping[str, Any]) -> str:
+    """Everything is escaped, and a name that the template lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("rlhf_gym", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(values)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptDataError(
+            f"{path} is not JSON ({error}); restore it from a copy, or delete it to get a report "
+            "without it."
+        ) from error
+    if not isinstance(content, dict):
+        raise CorruptDataError(
+            f"{path} holds a {type(content).__name__}, expected a JSON object; restore it from a "
+            "copy, or delete it to get a report without it."
+        )
+    return content
+
+
+def _summary_so_far(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a run that has not ended: its last round."""
+    if not metrics:
+        return {}
+    seconds = run_seconds(metrics, {})
+    return {**metrics[-1], "seconds": seconds, "seconds_total": sum(seconds.values())}
+
+
+def _save(panel: Panel, folder: Path) -> str:
+    """Write the figure's PNG; returns it as a data URI."""
+    buffer = io.BytesIO()
+    panel.figure.savefig(buffer, format="png", dpi=_DPI)
+    folder.mkdir(exist_ok=True)
+    write_bytes(folder / f"{panel.name}.png", buffer.getvalue())
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _title(summary: Mapping[str, Any], config_text: str, folder: Path) -> str:
+    """The task's name; of a run without a summary, from its config."""
+    if summary.get("env_id"):
+        return str(summary["env_id"])
+    try:
+        config = yaml.safe_load(config_text)
+    except yaml.YAMLError:
+        return folder.name  # a report on a half-broken run beats none
+    for key in ("env", "env_id"):
+        if isinstance(config, dict) and isinstance(config.get(key), str):
+            return str(config[key])
+    return folder.name
+
+
+def _subtitle(summary: Mapping[str, Any], provenance: Mapping[str, Any], learned: bool) -> str:
+    source = "a reward learned from preferences" if learned else "the task's true reward"
+    algo = f"{str(summary['algo']).upper()} trained" if summary.get("algo") else "Trained"
+    seed = f", seed {summary['seed']}" if "seed" in summary else ""
+    time = str(provenance.get("time_utc", ""))[:16].replace("T", " ")
+    return f"{algo} on {source}{seed}" + (f", {time} UTC" if time else "")
+
+
+def _tiles(summary: Mapping[str, Any], learned: bool) -> list[_Tile]:
+    returns = summary.get("evaluation_returns") or []
+    note = f"std {show_number(summary.get('true_return_std'))}"
+    if returns:
+        note += f" over {len(returns)} episodes"
+    tiles = [_Tile(show_number(summary.get("true_return_mean")), "true return", note)]
+    fraction = recovered_fraction(summary)
+    if fraction is not None:
+        note = "0: random actions, 1: agent on the true reward"
+        tiles.append(_Tile(f"{fraction:.2f}", "recovered", note))
+    if learned:
+        accuracy = finite(summary.get("reward_accuracy_heldout"))
+        share = "-" if accuracy is None else f"{accuracy:.1%}"
+        tiles += [
+            _Tile(show_number(summary.get("n_labels")), "labels", "answers about pairs of clips"),
+            _Tile(share, "held-out accuracy", "answers that the learned reward predicts"),
+        ]
+    steps = show_number(summary.get("env_steps", summary.get("completions")))
+    unit = "completions" if "completions" in summary else "env steps"
+    seconds = show_seconds(summary.get("seconds_total"))
+    return [*tiles, _Tile(steps, unit, ""), _Tile(seconds, "wall time", "")]
+
+
+def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
+    """The rest of the final figures, where they are known."""
+    reference = summary.get("reference") or {}
+    found = (finite(value) for value in summary.get("evaluation_returns") or [])
+    returns = [value for value in found if value is not None]
+    rows: list[tuple[str, object]] = [
+        ("True return of random actions", reference.get("random_return_mean")),
+        ("True return of the agent on the true reward", reference.get("true_reward_return_mean")),
+        ("Worst evaluation episode (true return)", min(returns, default=None)),
+        ("Best evaluation episode (true return)", max(returns, default=None)),
+        ("Env steps spent on evaluation", summary.get("eval_steps")),
+    ]
+    if learned:
+        rows += [
+            ("Learned return", summary.get("learned_return_mean")),
+            ("Correlation with the true reward", summary.get("reward_correlation")),
+            ("KL from the reference model (nats per completion)", summary.get("kl_to_ref")),
+        ]
+    facts = [(name, show_number(value)) for name, value in rows if finite(value) is not None]
+    if reference.get("source"):
+        facts.append(("Reference figures from", str(reference["source"])))
+    return facts
+
+
+def _rounds_table(metrics: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Every key of every round: header and rows. Rounds count from 1 for people."""
+    keys = list(dict.fromkeys(key for row in metrics for key in row))
+    for_people = [{**row, "round": row.get("round", -1) + 1} for row in metrics]
+    rows = [[show_number(row.get(key)) for key in keys] for row in for_people]
+    return [key.replace("_", " ") for key in keys], rows
+
+
+def _commands(folder: Path, provenance: Mapping[str, Any], finished: bool) -> list[tuple[str, str]]:
+    """What to type next, with what it does."""
+    shown = folder.resolve()
+    if shown.is_relative_to(Path.cwd()):
+        shown = shown.relative_to(Path.cwd())  # what a person types; names no home folder
+    quoted = shlex.quote(str(shown))
+    again = shlex.quote(f"{shown}-again")
+    config = shlex.quote(str(shown / "config.yaml"))
+    commands = [("train again, same settings", f"rlhf-gym train --config {config} --out {again}")]
+    if not finished:
+        commands.insert(0, ("continue this run", f"rlhf-gym train --resume {quoted}"))
+    if provenance.get("command"):
+        commands.append(("how it was started", str(provenance["command"])))
+    return [
+        *commands,
+        ("evaluate the agent", f"rlhf-gym evaluate {quoted} --episodes 20"),
+        ("see the agent", f"rlhf-gym watch {quoted}"),
+    ]

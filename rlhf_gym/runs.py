@@ -1,0 +1,286 @@
+"""A run's folder: metrics, checkpoints and their integrity, the trainer's lock, provenance.
+
+Everything is written so that a kill at any moment leaves either the old file or the new one: into
+a temporary neighbour, flushed to disk, then renamed over the old name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_gym import errors
+from rlhf_gym.files import plain, sync, write_text
+
+__all__ = ["Checkpoint", "Run"]
+
+_CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its files, the round it ends (from 0), the state saved with them."""
+
+    folder: Path
+    round: int
+    state: dict[str, Any]
+
+
+class Run:
+    """The folder of one run; make one with `Run.create` or `Run.open`.
+
+    Attributes:
+        folder: The run folder; the preference store lies in it (`store_folder`).
+        config_path: config.yaml, the resolved configuration.
+        metrics_path: metrics.jsonl, one object per round.
+        summary_path: summary.json, the final figures; there once the run is finished.
+        report_path: report.html, self-contained.
+        checkpoints_folder: Holds round-0000, round-0001, ...: the newest few.
+        tb_folder: TensorBoard event files.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = self.store_folder = Path(folder)
+        self.config_path = self.folder / "config.yaml"
+        self.metrics_path = self.folder / "metrics.jsonl"
+        self.summary_path = self.folder / "summary.json"
+        self.report_path = self.folder / "report.html"
+        self.checkpoints_folder = self.folder / "checkpoints"
+        self.tb_folder = self.folder / "tb"
+
+    @classmethod
+    def create(cls, folder: Path | str, files: Mapping[str, str] | None = None) -> Run:
+        """Make a new run folder, parents included; it appears complete or not at all.
+
+        Args:
+            folder: Must not exist yet.
+            files: Name -> text of files to be there from the first moment: with
+                `{"config.yaml": ...}` even a run killed right away can be resumed.
+
+        Raises:
+            RunExistsError: the folder, or a file of that name, is already there.
+        """
+        run = cls(folder)
+        taken = errors.RunExistsError(
+            f"{folder} is already there and was not touched; continue that run with "
+            f"`--resume {folder}`, or choose another folder with `--out`."
+        )
+        if run.folder.exists():
+            raise taken
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = run.folder.with_name(f".{run.folder.name}.{os.getpid()}.tmp")
+        try:
+            temporary.mkdir()
+            for name, text in (files or {}).items():
+                write_text(temporary / name, text)
+            os.rename(temporary, run.folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise taken from error  # somebody else was faster
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(run.folder.parent)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """The run in an existing folder; changes nothing in it.
+
+        Raises:
+            ConfigError: it is not a folder, or holds no config.yaml.
+        """
+        run = cls(folder)
+        if not run.config_path.is_file():
+            found = "holds no config.yaml" if run.folder.is_dir() else "is not a folder"
+            raise errors.ConfigError(
+                f"{run.folder} {found}; give the folder of a run, as `rlhf-gym train` made it."
+            )
+        return run
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one trainer; readers and labellers need no lock.
+
+        The kernel drops the lock of a process that dies, so a killed trainer is no obstacle.
+
+        Raises:
+            RunLockedError: another trainer holds it; the message names its process id.
+        """
+        with (self.folder / "run.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise errors.RunLockedError(
+                    f"process {holder} is training on {self.folder}; wait for it or stop it, "
+                    "or train into another folder with `--out`."
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            self._remove_leftovers()
+            yield
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Add one round's line to metrics.jsonl, durably; NaN and infinities become null."""
+        line = json.dumps(plain(metrics), allow_nan=False) + "\n"
+        with self.metrics_path.open("ab+") as file:
+            # A writer killed half-way left a piece of a line behind the last complete one.
+            file.truncate(self.metrics_path.read_bytes().rfind(b"\n") + 1)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rounds recorded so far, in order; a half-written last line is ignored.
+
+        Raises:
+            CorruptDataError: a line that was completely written is not a JSON object.
+        """
+        data = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        rounds: list[dict[str, Any]] = []
+        for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
+            try:
+                rounds.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise errors.CorruptDataError(
+                    f"line {number} of {self.metrics_path} is not a JSON object ({error}); delete "
+                    "that line: it is a record only, nothing is trained from it."
+                ) from error
+        return rounds
+
+    def trim_metrics(self, n_rounds: int) -> None:
+        """Keep the lines of rounds below `n_rounds`, atomically; resuming writes the others."""
+        if self.metrics_path.exists():
+            kept = [m for m in self.metrics() if m["round"] < n_rounds]
+            write_text(self.metrics_path, "".join(json.dumps(m) + "\n" for m in kept))
+
+    def save_checkpoint(
+        self, round: int, write: Callable[[Path], None], state: Mapping[str, Any], keep: int = 2
+    ) -> Path:
+        """Write a checkpoint that appears complete or not at all, and drop the oldest.
+
+        Args:
+            round: The round just finished, from 0.
+            write: Fills the folder it is given; sub-folders are fine.
+            state: JSON values; floats come back bit for bit.
+            keep: How many checkpoints to keep, at least 1.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            OSError: the disk is full, or the like; earlier checkpoints are untouched.
+        """
+        final = self.checkpoints_folder / f"round-{round:04d}"
+        temporary = final.with_name(f"{final.name}.tmp")
+        self._remove_leftovers()
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            _seal(temporary, round, state)
+            if final.exists():
+                _remove(final)
+            os.rename(temporary, final)
+            sync(self.checkpoints_folder)
+        except OSError as error:
+            message = (
+                f"the checkpoint could not be written ({error.strerror or error}); earlier ones "
+                f"are untouched: make room and continue with `--resume {self.folder}`"
+            )
+            raise OSError(error.errno, message, str(final)) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in self._checkpoints()[: -max(keep, 1)]:
+            _remove(old)
+        return final
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint after checking every byte of it; None before the first.
+
+        Raises:
+            CorruptDataError: a file of it is missing, truncated or changed.
+            SchemaError: a newer version of rlhf_gym wrote it.
+        """
+        folders = self._checkpoints()
+        if not folders:
+            return None
+        remedy = "it is the only checkpoint: start again with another `--out`"
+        if len(folders) > 1:
+            remedy = f"delete {folders[-1]} to resume from {folders[-2].name}"
+        return _verified(folders[-1], remedy)
+
+    def _checkpoints(self) -> list[Path]:
+        complete = (p for p in self.checkpoints_folder.glob("round-*") if p.name[6:].isdigit())
+        return sorted(complete, key=lambda path: int(path.name[6:]))
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.checkpoints_folder.glob("round-*.tmp"):
+            shutil.rmtree(leftover)
+
+
+def _seal(folder: Path, round: int, state: Mapping[str, Any]) -> None:
+    """Write state.json with the sha256 of every file, and flush everything to disk."""
+    entries = sorted(folder.rglob("*"))
+    files = {str(p.relative_to(folder)): _file_sha256(p) for p in entries if p.is_file()}
+    for path in entries:
+        sync(path)
+    # The state is restored, so a NaN in it stays one (Python reads it back); it is hashed as it
+    # will be read, with strings for keys.
+    content = {"format": _CHECKPOINT_FORMAT, "round": round, "state": state, "files": files}
+    content = json.loads(json.dumps(content))
+    sealed = {**content, "sha256": _content_sha256(content)}
+    write_text(folder / "state.json", json.dumps(sealed, indent=1))
+
+
+def _verified(folder: Path, remedy: str) -> Checkpoint:
+    """Read a checkpoint's state.json and compare every file with the sha256 noted there."""
+
+    def corrupt(name: str, what: str) -> errors.CorruptDataError:
+        return errors.CorruptDataError(f"{folder / name} {what}; {remedy}.")
+
+    try:
+        content = json.loads((folder / "state.json").read_bytes())
+        found, version = content.pop("sha256"), int(content["format"])
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise corrupt("state.json", "is missing or damaged") from error
+    if version > _CHECKPOINT_FORMAT:
+        raise errors.SchemaError(
+            f"{folder} has checkpoint format {version}, this version of rlhf_gym reads up to "
+            f"{_CHECKPOINT_FORMAT}; update rlhf_gym."
+        )
+    if found != _content_sha256(content):
+        raise corrupt("state.json", "was changed after it was written")
+    for name, expected in content["files"].items():
+        if not (folder / name).is_file():
+            raise corrupt(name, "is missing")
+        if _file_sha256(folder / name) != expected:
+            raise corrupt(name, "is truncated or damaged: its sha256 is not the one noted")
+    return Checkpoint(folder, content["round"], content["state"])
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint so that a kill half-way leaves nothing that looks like one."""
+    doomed = folder.with_name(f"{folder.name}-old.tmp")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _content_sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,81 @@
+"""Every option of a training run, with its one text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.settings import RewardModelSettings
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train an agent from preferences."""
+
+    env: str = "rlhf_gym/HalfCheetah-v0"
+    """Any Gymnasium id; `module:id` imports the module that registers it."""
+    algo: str = "ppo"
+    """The agent: ppo, or an own one as `module:attribute`."""
+    teacher: str = "synthetic"
+    """Who answers: synthetic (= oracle), mistake, noisy, skip, myopic, equal, or
+    `module:attribute`."""
+    acquisition: str = "uniform"
+    """Which pairs are asked about: uniform, disagreement, entropy, or `module:attribute`."""
+    reward_model: str = "ensemble"
+    """What learns the reward: ensemble, or `module:attribute`."""
+    labels: int = 700
+    """Answers in the whole run."""
+    steps: int | None = None
+    """Env steps in the whole run, warm-up included, evaluation not; default: the task's own."""
+    seed: int = 0
+    """Root seed, 0 or more: everything random derives from it."""
+    reward: Literal["learned", "true"] = "learned"
+    """What the agent is trained on; `true` is the yardstick, by the same code."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto keeps small networks on the CPU."""
+    rounds: int = 20
+    """How often new questions are asked and the reward model is fitted; fewer where the steps do
+    not allow as many."""
+    clip_length: int = 50
+    """Steps per clip."""
+    initial_labels: float = 0.25
+    """Share of the answers given to warm-up experience, in (0, 1]."""
+    label_schedule: Literal["hyperbolic", "constant"] = "hyperbolic"
+    """Whether later rounds ask fewer questions, in proportion to 1 / (1 + 3 progress)."""
+    warm_up: float = 0.05
+    """Share of the steps taken at random before the first question, in (0, 0.5]."""
+    eval_episodes: int = 4
+    """Evaluation episodes after each round."""
+    final_episodes: int = 20
+    """Evaluation episodes at the end."""
+    threads: int = 1
+    """torch threads; small networks gain little from more, and results depend on it bit by bit."""
+    allow_variable_horizon: bool = False
+    """Whether episodes that end early pass without a warning."""
+    ensemble: RewardModelSettings = field(default_factory=RewardModelSettings)
+    """The default reward model."""
+    hyperparameters: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """The agent's settings in rl-baselines3-zoo's shape; what is absent comes from the table."""
+    env_kwargs: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Passed to `gymnasium.make`."""
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("labels", 1), ("steps", 1), ("seed", 0), ("rounds", 1), ("clip_length", 1),
+            ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(
+                    f"`{name}` is {value}; at least {low} is needed (--{name.replace('_', '-')})."
+                )
+        if not 0 < self.initial_labels <= 1 or not 0 < self.warm_up <= 0.5:
+            raise ConfigError(
+                f"`initial_labels` ({self.initial_labels}) must lie in (0, 1] and `warm_up` "
+                f"({self.warm_up}) in (0, 0.5]."
+            )

@@ -1,0 +1,232 @@
+"""From a configuration to a trained agent: everything `rlhf-gym train` does, as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.config import from_yaml, to_yaml
+from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.schedules import labels_per_round, steps_per_round
+from rlhf_gym.feedback.settings import RewardModelSettings
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.feedback.teachers import PRESETS, make_teacher
+from rlhf_gym.files import write_json
+from rlhf_gym.loop import Parts, Plan, run_rounds
+from rlhf_gym.progress import make_progress
+from rlhf_gym.protocols import RewardModel, SpaceInfo, Teacher
+from rlhf_gym.provenance import provenance
+from rlhf_gym.registry import names, resolve
+from rlhf_gym.runs import Run
+from rlhf_gym.seeding import stream, torch_seed
+from rlhf_gym.summary import write_summary
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = ["Prepared", "build_agent", "build_reward_model", "prepare", "resume", "train"]
+
+
+def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) -> Run:
+    """Train from a configuration in a new run folder.
+
+    Args:
+        config: Every option.
+        out: The run folder; None chooses a fresh one under `runs/`.
+        quiet: Print nothing.
+
+    Raises:
+        RunExistsError: the folder is already there.
+        ConfigError, UnknownNameError: an option that cannot work; nothing was written.
+    """
+    prepared = prepare(config)
+    folder = out or _fresh_folder(prepared.config)
+    run = Run.create(folder, {"config.yaml": to_yaml(prepared.config)})
+    write_json(run.folder / "provenance.json", provenance(sys.argv))
+    with run.lock():
+        _train_on(run, prepared, quiet)
+    return run
+
+
+def resume(folder: Path, *, quiet: bool = False) -> Run:
+    """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
+
+    Raises:
+        ConfigError: there is no run.
+        CorruptDataError: its checkpoint or store is damaged.
+        RunLockedError: another process trains on it.
+    """
+    run = Run.open(folder)
+    with run.lock():
+        _train_on(run, prepare(from_yaml(TrainConfig, run.config_path)), quiet)
+    return run
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A configuration that was checked against its env: complete, with the plan it leads to."""
+
+    config: TrainConfig
+    settings: AgentSettings
+    info: SpaceInfo
+    plan: Plan
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Resolve everything that depends on the env, and refuse what cannot work."""
+    env = make_env(config.env, env_kwargs=config.env_kwargs)
+    info = space_info(env)
+    env.close()
+    if info.horizon is not None and config.clip_length > info.horizon:
+        raise ConfigError(
+            f"`clip_length` is {config.clip_length} but an episode of {config.env} has "
+            f"{info.horizon} steps; pass `--clip-length {min(50, info.horizon)}` or less."
+        )
+    table = config.algo if config.algo in names("agent") else "ppo"
+    settings = align(load_settings(table, config.env, config.hyperparameters), info.horizon)
+    steps = config.steps or settings.n_timesteps
+    plan = _plan(config, settings, info, steps)
+    resolved = dataclasses.replace(
+        config,
+        steps=steps,
+        rounds=plan.n_rounds,
+        hyperparameters=settings.as_mapping(),
+        ensemble=_with_label_noise(config),
+    )
+    return Prepared(resolved, settings, info, plan)
+
+
+def _with_label_noise(config: TrainConfig) -> RewardModelSettings:
+    """Assume no errors of the oracle, and Christiano's 10 % of anyone else, unless told."""
+    ensemble = config.ensemble
+    if ensemble.fit.label_noise is not None:
+        return ensemble
+    noise = 0.0 if config.teacher in ("synthetic", "oracle") else 0.1
+    return dataclasses.replace(ensemble, fit=dataclasses.replace(ensemble.fit, label_noise=noise))
+
+
+def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int) -> Plan:
+    unit = settings.steps_unit(info.horizon)
+    per_env = steps * config.warm_up / settings.n_envs
+    # Whole episodes where the budget allows them, so that the first clips show all of one.
+    whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
+    n_warm_up = max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
+    if n_warm_up + unit > steps:
+        raise ConfigError(
+            f"`steps` is {steps}, too few for {n_warm_up} steps of warm-up and one update of "
+            f"{unit} steps; pass `--steps {n_warm_up + unit}` or more."
+        )
+    rounds = min(config.rounds, (steps - n_warm_up) // unit)
+    return Plan(
+        seed=config.seed,
+        labels=labels_per_round(
+            config.labels,
+            rounds,
+            initial_fraction=config.initial_labels if rounds > 1 else 1.0,
+            kind=config.label_schedule,
+        ),
+        steps=steps_per_round(steps, rounds, unit, warm_up=n_warm_up),
+        warm_up=n_warm_up,
+        clip_length=config.clip_length,
+        eval_episodes=config.eval_episodes,
+    )
+
+
+def build_agent(prepared: Prepared, log_folder: Path | None = None) -> Any:
+    """The agent of a configuration, untrained."""
+    config, plan = prepared.config, prepared.plan
+    longest = max(plan.warm_up, *plan.steps)
+    return resolve("agent", config.algo)(
+        config.env,
+        n_run_steps=config.steps,
+        settings=prepared.settings,
+        env_kwargs=config.env_kwargs,
+        n_record_steps=-(-longest // prepared.settings.n_envs),
+        seed=torch_seed(stream(config.seed, "agent")),
+        device=config.device,
+        log_folder=log_folder,
+        allow_variable_horizon=config.allow_variable_horizon,
+    )
+
+
+def build_reward_model(config: TrainConfig, info: SpaceInfo) -> RewardModel:
+    """The reward model of a configuration, not yet fitted."""
+    from rlhf_gym.device import resolve_device
+
+    factory: Callable[..., RewardModel] = resolve("reward_model", config.reward_model)
+    arguments: dict[str, Any] = {
+        "seed": torch_seed(stream(config.seed, "reward model")),
+        "device": resolve_device(config.device, "mlp"),
+    }
+    if config.reward_model == "ensemble":
+        arguments["settings"] = config.ensemble
+    return factory(info, **arguments)
+
+
+def _build_teacher(config: TrainConfig) -> Teacher:
+    name = "oracle" if config.teacher == "synthetic" else config.teacher
+    if name in PRESETS or ":" not in name:
+        return make_teacher(name, torch_seed(stream(config.seed, "teacher")))
+    part: Any = resolve("teacher", name)
+    teacher: Teacher = part() if isinstance(part, type) else part
+    return teacher
+
+
+def _fresh_folder(config: TrainConfig) -> Path:
+    task = config.env.rpartition("/")[2].rpartition(":")[2]
+    stem = f"{task}-{config.algo}-{config.reward}-seed{config.seed}"
+    number = 1
+    while (folder := Path("runs") / f"{stem}-{number:03d}").exists():
+        number += 1
+    return folder
+
+
+def _train_on(run: Run, prepared: Prepared, quiet: bool) -> None:
+    """Train the locked run to its end, from its last checkpoint if it has one."""
+    started = time.perf_counter()
+    config, plan = prepared.config, prepared.plan
+    torch.set_num_threads(config.threads)
+    reward_model = build_reward_model(config, prepared.info) if config.reward == "learned" else None
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(PreferenceStore(run.store_folder))
+        agent = build_agent(prepared, run.tb_folder)
+        stack.callback(agent.close)
+        parts = Parts(
+            agent,
+            store,
+            _build_teacher(config),
+            resolve("acquisition", config.acquisition),
+            reward_model,
+        )
+        first_round = _restore(run, parts)
+        labels = sum(plan.labels) if reward_model is not None else 0
+        console = Console(quiet=True) if quiet else None
+        progress = make_progress(config.steps or 0, labels, console)
+        stack.enter_context(progress)
+        agent.on_steps = progress.steps
+        setup = time.perf_counter() - started
+        run_rounds(parts, plan, run, progress, first_round)
+        progress.phase("final evaluation")
+        write_summary(run, config, parts, setup)
+
+
+def _restore(run: Run, parts: Parts) -> int:
+    """Load the last checkpoint and forget what came after it; returns the next round."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        run.trim_metrics(0)
+        return 0
+    parts.agent.load(checkpoint.folder)
+    if parts.reward_model is not None:
+        parts.reward_model.load(checkpoint.folder)
+    run.trim_metrics(checkpoint.round + 1)
+    return checkpoint.round + 1

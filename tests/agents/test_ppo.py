@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
+
+from rlhf_gym.agents.ppo import PPOAgent
+from rlhf_gym.agents.settings import load_settings
+from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.errors import ConfigError, CorruptDataError, UnknownNameError
+from rlhf_gym.protocols import Signal
+from rlhf_gym.seeding import stream
+
+ENV = "rlhf_gym/PointMass-v0"
+SMALL = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2}
+
+
+class DistanceReward:
+    """A fixed stand-in for a reward model."""
+
+    def rewards(self, batch: RewardBatch) -> Array:
+        return -np.abs(batch.next_obs[..., :2] - batch.next_obs[..., 2:4]).sum(-1)
+
+
+def make_agent(seed: int = 0, **overrides) -> PPOAgent:
+    settings = load_settings("ppo", ENV, {**SMALL, **overrides})
+    return PPOAgent(ENV, n_run_steps=1000, settings=settings, seed=seed)
+
+
+def weights(agent: PPOAgent) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.model.policy.parameters()])
+
+
+def signal() -> Signal:
+    return Signal(reward_model=DistanceReward())  # type: ignore[arg-type]
+
+
+def test_steps_are_counted_exactly_and_evaluation_is_not() -> None:
+    agent = make_agent()
+    agent.begin_round(stream(0, "round", 0))
+    agent.warm_up(120)
+    assert agent.n_steps_done == 120
+    agent.improve(signal(), 200)
+    assert agent.n_steps_done == 320
+    agent.evaluate(3, stream(0, "evaluation"))
+    assert agent.n_steps_done == 320
+    assert agent.steps_unit == 100
+    with pytest.raises(ConfigError, match="multiple of the rollout's 100"):
+        agent.improve(signal(), 150)
+
+
+def test_a_round_repeats_bit_for_bit_and_resumes_from_a_folder(tmp_path: Path) -> None:
+    agent, resumed = make_agent(), make_agent(seed=99)
+    agent.begin_round(stream(1, "round", 0))
+    agent.warm_up(100)
+    agent.improve(signal(), 200)
+    agent.save(tmp_path)
+    torch.rand(7), np.random.rand(3)  # what happens between rounds must not matter
+    for player in (agent, resumed):
+        if player is resumed:
+            player.load(tmp_path)
+        player.begin_round(stream(1, "round", 1))
+        player.improve(signal(), 200)
+    assert torch.equal(weights(agent), weights(resumed))
+    assert agent.n_steps_done == resumed.n_steps_done
+    a, b = (p.clips(9, 10, np.random.default_rng(0)) for p in (agent, resumed))
+    assert [clip.id for clip in a] == [clip.id for clip in b]
+    for x, y in zip(
+        agent.evaluate(2, stream(0, "e")), resumed.evaluate(2, stream(0, "e")), strict=True
+    ):
+        np.testing.assert_array_equal(x.obs, y.obs)
+
+
+def test_evaluation_does_not_disturb_training() -> None:
+    disturbed, calm = make_agent(), make_agent()
+    for agent in (disturbed, calm):
+        agent.begin_round(stream(1, "round", 0))
+        agent.improve(signal(), 100)
+        if agent is disturbed:
+            agent.evaluate(2, stream(0, "evaluation"))
+            agent.evaluate(2, stream(0, "random"), random=True)
+        agent.improve(signal(), 100)
+    assert torch.equal(weights(disturbed), weights(calm))
+
+
+def test_evaluation_returns_whole_episodes_with_the_true_return() -> None:
+    agent = make_agent()
+    episodes = agent.evaluate(12, stream(5, "evaluation"), random=True)
+    assert len(episodes) == 12 and all(len(e) == 50 and e.truncated for e in episodes)
+    again = make_agent(seed=3).evaluate(12, stream(5, "evaluation"), random=True)
+    assert [e.true_return for e in episodes] == [e.true_return for e in again]
+    assert len({e.true_return for e in episodes}) == 12, "each episode has its own start"
+
+
+def test_the_true_reward_source_trains_without_a_reward_model() -> None:
+    agent = make_agent()
+    before = weights(agent)
+    agent.begin_round(stream(0, "round", 0))
+    agent.warm_up(100)
+    agent.improve(Signal(source="true"), 100)
+    assert not torch.equal(before, weights(agent))
+    with pytest.raises(ConfigError, match="reward model"):
+        agent.improve(Signal(), 100)
+
+
+def test_the_export_is_a_stock_sb3_file(tmp_path: Path) -> None:
+    agent = make_agent()
+    agent.begin_round(stream(0, "round", 0))
+    agent.improve(signal(), 100)
+    agent.export_sb3(tmp_path / "agent.zip")
+    assert isinstance(agent.model, PPO) and type(agent.model) is PPO
+    assert zipfile.is_zipfile(tmp_path / "agent.zip")
+    model = PPO.load(tmp_path / "agent.zip")
+    normaliser = VecNormalize.load(str(tmp_path / "agent_vecnormalize.pkl"), agent.venv)
+    obs = agent.evaluate(1, stream(0, "e"))[0].obs
+    expected = agent.act(obs)
+    actions, _ = model.predict(normaliser.normalize_obs(obs), deterministic=True)
+    np.testing.assert_array_equal(actions, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["agent.safetensors", "recorder.npz", "normaliser.npz", "agent.json"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_checkpoint_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    agent = make_agent()
+    agent.begin_round(stream(0, "round", 0))
+    agent.warm_up(100)
+    agent.save(tmp_path)
+    path = tmp_path / name
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    with pytest.raises(CorruptDataError, match=name):
+        agent.load(tmp_path)
+
+
+def test_bad_settings_and_ids_are_refused() -> None:
+    with pytest.raises(ConfigError, match="PPO does not accept"):
+        make_agent(no_such_option=1)
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        PPOAgent("rlhf_gym/PointMas-v0", n_run_steps=10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_one_clear_error() -> None:
+    with pytest.raises(ConfigError, match=r"finds no GPU.*--device cpu"):
+        PPOAgent(ENV, n_run_steps=10, device="cuda")

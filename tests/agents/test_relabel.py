@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from rlhf_gym.agents.recorder import Recorder
+from rlhf_gym.agents.relabel import SubstituteReward, check_hidden
+from rlhf_gym.agents.vec_reward import VecLearnedReward
+from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.hide_reward import hide_reward
+from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
+from rlhf_gym.errors import ConfigError, NotHiddenError, NumericalError
+
+N_STEPS = 24
+
+
+class DriftEnv(gym.Env[Array, Array]):
+    """A damped random walk; episodes of given lengths end by termination or truncation in turn."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(-0.3, 0.3, (2,), np.float32)
+
+    def __init__(self, lengths: list[int], kinds: list[bool], true_reward: float = 7.0) -> None:
+        self.lengths, self.kinds, self.true_reward = lengths, kinds, true_reward
+        self.episode = -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        self.x = self.np_random.normal(size=3).astype(np.float32)
+        return self.x.copy(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.float32)), "SB3 bounds actions"
+        self.x = (0.9 * self.x + np.append(action, action.sum())).astype(np.float32)
+        self.t += 1
+        done = self.t >= self.lengths[self.episode % len(self.lengths)]
+        terminated = done and self.kinds[self.episode % len(self.kinds)]
+        return self.x.copy(), self.true_reward, terminated, done and not terminated, {}
+
+
+def reward_function(batch: RewardBatch) -> Array:
+    """Depends on all three inputs, so that a mixed-up observation changes it."""
+    return (batch.obs.sum(-1) + 2 * batch.actions.sum(-1) - 3 * batch.next_obs[..., 0]).astype(
+        np.float32
+    )
+
+
+def hidden_venv(n_envs, lengths, kinds, true_reward=7.0) -> VecEnv:
+    def make() -> gym.Env:
+        return hide_reward(Monitor(DriftEnv(lengths, kinds, true_reward)))
+
+    return DummyVecEnv([make for _ in range(n_envs)])
+
+
+def ppo(venv: VecEnv, **kwargs) -> PPO:
+    # log_std 0 on a box of half-width 0.3: most actions leave the box and are bounded.
+    return PPO("MlpPolicy", venv, n_steps=N_STEPS, batch_size=8, n_epochs=1, seed=3, **kwargs)
+
+
+def collected(model: PPO, callback=None) -> dict[str, Array]:
+    """The buffer just before the first update."""
+    kept: dict[str, Array] = {}
+
+    def keep() -> None:
+        buffer = model.rollout_buffer
+        names = ("rewards", "advantages", "returns", "observations", "actions")
+        kept.update({name: getattr(buffer, name).copy() for name in names})
+
+    model.train = keep  # type: ignore[method-assign]
+    model.learn(N_STEPS * model.n_envs, callback=callback)
+    return kept
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    n_envs=st.integers(1, 3),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    kinds=st.lists(st.booleans(), min_size=1, max_size=2),
+)
+def test_relabelling_equals_both_per_step_wrappers(n_envs, lengths, kinds) -> None:
+    recorder = Recorder(
+        hidden_venv(n_envs, lengths, kinds),
+        context_id="Drift-v0",
+        n_steps=N_STEPS,
+        allow_variable_horizon=True,
+    )
+    relabelled = collected(
+        ppo(VecNormalize(recorder, norm_reward=False)), SubstituteReward(reward_function)
+    )
+    per_step = VecLearnedReward(hidden_venv(n_envs, lengths, kinds), reward_function)
+    stepwise = collected(ppo(VecNormalize(per_step, norm_reward=False)))
+
+    def make() -> gym.Env:
+        return LearnedRewardWrapper(DriftEnv(lengths, kinds), reward_function)
+
+    single = DummyVecEnv([make for _ in range(n_envs)])
+    wrapped = collected(ppo(VecNormalize(single, norm_reward=False)))
+    for other in (stepwise, wrapped):
+        for name, values in relabelled.items():
+            np.testing.assert_allclose(values, other[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def recorded_model(algorithm=PPO, n_envs=2, true_reward=7.0, **kwargs):
+    recorder = Recorder(
+        hidden_venv(n_envs, [10], [False], true_reward), context_id="Drift-v0", n_steps=N_STEPS
+    )
+    venv = VecNormalize(recorder, norm_reward=False)
+    return algorithm(kwargs.pop("policy", "MlpPolicy"), venv, n_steps=N_STEPS, seed=0, **kwargs)
+
+
+def test_the_true_reward_changes_no_weight_even_as_nan() -> None:
+    weights = []
+    for true_reward in (7.0, float("nan")):
+        model = recorded_model(true_reward=true_reward, batch_size=16)
+        model.learn(4 * N_STEPS * 2, callback=SubstituteReward(reward_function))
+        weights.append(torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.isfinite(weights[0]).all()
+
+
+def test_both_returns_are_logged_under_their_own_names() -> None:
+    model = recorded_model(batch_size=16)
+    logged: dict[str, list[float]] = {}
+    record = model.logger.record if hasattr(model, "_logger") else None
+    assert record is None
+    from stable_baselines3.common.logger import Logger
+
+    class Spy(Logger):
+        def record(self, key, value, exclude=None):
+            logged.setdefault(key, []).append(value)
+
+    model.set_logger(Spy(None, []))
+    constant = SubstituteReward(lambda batch: np.full(batch.mask.shape, 0.5, np.float32))
+    model.learn(N_STEPS * 2, callback=constant)
+    assert logged["rollout/ep_rew_mean"] == [70.0]  # 10 steps of true reward 7
+    assert logged["rollout/ep_rew_learned_mean"] == [5.0]  # 10 steps of 0.5
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO, RecurrentPPO])
+def test_relabelling_serves_every_on_policy_algorithm(algorithm) -> None:
+    policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
+    extra = {} if algorithm is A2C else {"batch_size": 16}
+    model = recorded_model(algorithm, policy=policy, **extra)
+    seen: list[tuple[int, ...]] = []
+
+    def spy(batch: RewardBatch) -> Array:
+        seen.append(batch.mask.shape)
+        return reward_function(batch)
+
+    callback = SubstituteReward(spy)
+    model.learn(2 * N_STEPS * 2, callback=callback)
+    assert seen == [(2, N_STEPS)] * 2, "one batched forward per rollout"
+    assert "compute_returns_and_advantage" not in model.rollout_buffer.__dict__
+
+
+def test_relabelling_serves_maskable_ppo_with_discrete_actions() -> None:
+    class MaskedEnv(DriftEnv):
+        action_space = spaces.Discrete(3)
+
+        def step(self, action):
+            assert action != 2
+            self.action_space_seen = action
+            return super().step(np.full(2, 0.1 * action, np.float32))
+
+        def action_masks(self):
+            return np.array([True, True, False])
+
+    class Plain(MaskedEnv):
+        def step(self, action):
+            self.t += 1
+            truncated = self.t >= self.lengths[0]
+            return self.x.copy(), 1.0, False, truncated, {}
+
+    venv = DummyVecEnv([lambda: hide_reward(Monitor(Plain([8], [False])))])
+    recorder = Recorder(venv, context_id="Masked-v0", n_steps=N_STEPS)
+    model = MaskablePPO("MlpPolicy", recorder, n_steps=N_STEPS, batch_size=8, seed=0)
+    rewards: list[Array] = []
+
+    def spy(batch: RewardBatch) -> Array:
+        rewards.append(batch.actions)
+        return batch.actions.astype(np.float32)
+
+    model.learn(N_STEPS, callback=SubstituteReward(spy))
+    assert set(np.unique(rewards[0])) <= {0, 1}
+    assert rewards[0].dtype == np.int64
+
+
+def test_schedules_run_over_the_whole_run_not_over_each_call() -> None:
+    rates: list[float] = []
+
+    def schedule(progress_remaining: float) -> float:
+        rates.append(progress_remaining)
+        return 1e-4
+
+    model = recorded_model(batch_size=16, learning_rate=schedule)
+    rollout = N_STEPS * 2
+    rates.clear()
+    for _ in range(2):
+        substitute = SubstituteReward(reward_function, run_steps=4 * rollout)
+        model.learn(rollout, callback=substitute, reset_num_timesteps=False)
+    # After each of two rollouts of a run of four: 1 - 1/4 and 1 - 2/4.
+    assert sorted(set(rates), reverse=True) == [0.75, 0.5]
+
+
+def test_an_env_that_is_not_hidden_is_refused() -> None:
+    venv = DummyVecEnv([lambda: Monitor(DriftEnv([5], [False]))])
+    recorder = Recorder(venv, context_id="Drift-v0", n_steps=N_STEPS)
+    model = PPO("MlpPolicy", recorder, n_steps=N_STEPS, batch_size=8)
+    with pytest.raises(NotHiddenError, match="hide_reward"):
+        model.learn(N_STEPS, callback=SubstituteReward(reward_function))
+
+
+def test_reward_normalisation_by_vec_normalize_is_refused_naming_the_fix() -> None:
+    venv = VecNormalize(hidden_venv(1, [5], [False]))
+    with pytest.raises(ConfigError, match="norm_reward=False"):
+        check_hidden(venv)
+
+
+def test_a_reward_that_is_not_finite_stops_before_the_update() -> None:
+    model = recorded_model(batch_size=16)
+    before = model.policy.state_dict()["log_std"].clone()
+    bad = SubstituteReward(lambda batch: np.full(batch.mask.shape, np.nan, np.float32))
+    with pytest.raises(NumericalError, match="not finite"):
+        model.learn(N_STEPS * 2, callback=bad)
+    assert torch.equal(before, model.policy.state_dict()["log_std"])
+
+
+def test_the_true_reward_source_scales_what_was_recorded() -> None:
+    model = recorded_model(n_envs=1, batch_size=8, gamma=0.0, gae_lambda=0.0)
+    kept = collected(model, SubstituteReward(None, scale=0.5))
+    assert np.allclose(kept["rewards"], 3.5)

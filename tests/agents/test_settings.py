@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.errors import ConfigError
+
+
+def settings_of(n_steps: int = 256, batch_size: int = 256, n_envs: int = 8) -> AgentSettings:
+    return AgentSettings(
+        n_envs=n_envs,
+        n_timesteps=1000,
+        normalize_obs=True,
+        policy="MlpPolicy",
+        reward_scale=1.0,
+        algorithm={"n_steps": n_steps, "batch_size": batch_size, "policy_kwargs": {}},
+    )
+
+
+def test_a_task_takes_its_own_entry_and_others_the_default() -> None:
+    cheetah = load_settings("ppo", "rlhf_gym/HalfCheetah-v0")
+    assert cheetah.algorithm["policy_kwargs"]["activation_fn"] is nn.ReLU
+    other = load_settings("ppo", "Swimmer-v5")
+    assert other.algorithm["policy_kwargs"]["activation_fn"] is nn.Tanh
+    assert other == load_settings("ppo", "Reacher-v5")
+
+
+def test_overrides_replace_single_entries() -> None:
+    settings = load_settings("ppo", "Swimmer-v5", {"n_envs": 3, "gamma": 0.5})
+    assert settings.n_envs == 3 and settings.algorithm["gamma"] == 0.5
+
+
+def test_the_mapping_reads_back_to_the_same_settings() -> None:
+    for env_id in ("rlhf_gym/HalfCheetah-v0", "Swimmer-v5"):
+        settings = load_settings("ppo", env_id)
+        text = yaml.safe_dump(settings.as_mapping())
+        assert load_settings("ppo", env_id, yaml.safe_load(text)) == settings
+
+
+TABLE = (
+    "default: {{n_envs: {n_envs}, n_timesteps: 5, normalize: {normalize}, policy: P, "
+    "reward_scale: 1{rest}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("default: [1]", "no mapping"),
+        ("default: {n_envs: 1}", "lacks"),
+        (
+            "default: {n_envs: 0, n_timesteps: 5, normalize: true, policy: P, reward_scale: 1}",
+            "n_envs",
+        ),
+        (TABLE.format(n_envs=1, normalize="{norm_reward: true}", rest=""), "norm_reward"),
+        (
+            TABLE.format(
+                n_envs=1, normalize="true", rest=", policy_kwargs: {activation_fn: nn.ReLU}"
+            ),
+            "activation_fn",
+        ),
+        ("default: {a: [", "cannot read"),
+        ("default: !!python/object/apply:os.getcwd []", "cannot read"),
+    ],
+)
+def test_a_malformed_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "table.yml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_settings("ppo", "Any-v0", path=path)
+
+
+@given(
+    n_steps=st.integers(1, 600),
+    batch_size=st.integers(1, 600),
+    n_envs=st.integers(1, 9),
+    horizon=st.one_of(st.none(), st.integers(1, 1200)),
+)
+def test_aligned_rollouts_fit_episodes_and_minibatches(n_steps, batch_size, n_envs, horizon):
+    aligned = align(settings_of(n_steps, batch_size, n_envs), horizon)
+    steps, batch = aligned.algorithm["n_steps"], aligned.algorithm["batch_size"]
+    assert (steps * n_envs) % batch == 0 and batch <= max(batch_size, 1)
+    fits = horizon is not None and (horizon % steps == 0 or steps % horizon == 0)
+    possible = horizon is not None and any(
+        horizon % n == 0 or n % horizon == 0 for n in range((n_steps + 1) // 2, 2 * n_steps + 1)
+    )
+    assert fits == possible or (steps == n_steps and not possible)
+    assert align(aligned, horizon).algorithm["n_steps"] == steps, "aligning twice changes nothing"
+
+
+def test_a_unit_is_whole_rollouts_and_whole_episodes_where_they_fit() -> None:
+    assert settings_of(n_steps=250).steps_unit(1000) == 8000  # four rollouts, one episode each
+    assert settings_of(n_steps=250).steps_unit(50) == 2000  # one rollout, five episodes each
+    assert settings_of(n_steps=256).steps_unit(1000) == 2048  # 125 rollouts would be too long
+    assert settings_of(n_steps=256).steps_unit(None) == 2048

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_gym.provenance import provenance
+
+
+def test_provenance_names_versions_and_machine() -> None:
+    found = provenance(["/usr/bin/rlhf-gym", "train"])
+    assert found["versions"]["python"] == sys.version.split()[0]
+    assert found["versions"]["numpy"] == np.__version__
+    names = {"python", "rlhf_gym", "torch", "numpy", "gymnasium", "stable_baselines3", "mujoco"}
+    assert set(found["versions"]) == names
+    assert found["machine"]["n_cores"] >= 1 and found["machine"]["ram_gib"] > 0.1
+    assert found["time_utc"].endswith("+00:00")
+    json.dumps(found)
+
+
+def test_provenance_names_no_host_user_or_absolute_path() -> None:
+    home = str(Path.home())
+    command = ["/opt/x/rlhf-gym", "train", "--out", f"{home}/secret/r1", f"--config={home}/c.yaml"]
+    inside = ["--resume", str(Path.cwd() / "runs" / "a"), "--env", "rlhf_gym/HalfCheetah-v0"]
+    found = provenance(command + inside)
+    assert found["command"] == (
+        "rlhf-gym train --out r1 --config=c.yaml --resume runs/a --env rlhf_gym/HalfCheetah-v0"
+    )
+    text = json.dumps(found)
+    assert socket.gethostname() not in text
+    assert home not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_provenance_of_a_module_run_can_be_typed_again() -> None:
+    assert provenance(["/x/rlhf_gym/__main__.py", "envs"])["command"] == "python -m rlhf_gym envs"
+
+
+def test_the_commit_is_that_of_this_checkout_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
+        return subprocess.check_output([*command, *arguments], text=True).strip()
+
+    module = tmp_path / "provenance.py"
+    module.write_text("")
+    monkeypatch.setattr(sys.modules["rlhf_gym.provenance"], "__file__", str(module))
+    assert provenance([""])["git"] is None  # no checkout
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "x")
+    assert provenance([""])["git"] is None  # a checkout, of something else
+    git("add", "provenance.py")
+    git("commit", "-q", "-m", "y")
+    assert provenance([""])["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    module.write_text("x = 1\n")
+    assert provenance([""])["git"]["dirty"] is True
