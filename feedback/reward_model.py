@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from rlhf_gym.feedback.reward_training import (
     PairTensors,
     fit_pairs,
     pair_logits,
-    row_chunks,
 )
 from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
@@ -110,16 +109,11 @@ class EnsembleRewardModel:
             )
         features, mask = self._clip_features(trained)
         self._renew_input_normalisation(features, mask)
-        data = self._pair_tensors(trained, features, mask)
-        parts = {name: data.subset(torch.from_numpy(np.flatnonzero(rows)).to(self.device))
-                 for name, rows in (("train", ~heldout), ("heldout", heldout))}  # fmt: skip
-        # Validation is not resampled: every held-out answer counts once for every member.
-        parts["heldout"].weights.fill_(1.0)
+        data = self._pair_tensors(trained, features, mask, heldout)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        outcome = fit_pairs(self.net, parts["train"], parts["heldout"], fit, generator)
+        outcome = fit_pairs(self.net, data, fit, generator)
         self._renew_output_normalisation(data)
-        seconds = time.perf_counter() - started
-        return self._report(parts["train"], parts["heldout"], outcome, seconds)
+        return self._report(data, heldout, outcome, time.perf_counter() - started)
 
     def _clip_features(self, preferences: PreferenceSet) -> tuple[Array, Array]:
         clips = preferences.clips
@@ -127,19 +121,18 @@ class EnsembleRewardModel:
         batch = RewardBatch(clips.obs[:, :-1], clips.actions, clips.obs[:, 1:], mask)
         return self.encoder(batch), mask
 
-    def _pair_tensors(self, data: PreferenceSet, features: Array, mask: Array) -> PairTensors:
-        shape = (self.settings.n_members, len(data))
-        weights = (
-            bootstrap_weights(data.query_ids, shape[0])
-            if self.settings.fit.bootstrap
-            else np.ones(shape, np.float32)
-        )
+    def _pair_tensors(
+        self, data: PreferenceSet, features: Array, mask: Array, heldout: Array
+    ) -> PairTensors:
+        weights = np.ones((self.settings.n_members, len(data)), np.float32)
+        if self.settings.fit.bootstrap:
+            weights = bootstrap_weights(data.query_ids, self.settings.n_members)
         return PairTensors(
             features=self._normalise(features),
             mask=torch.as_tensor(mask, device=self.device).float(),
             pairs=torch.as_tensor(data.pairs, device=self.device),
             probs=torch.as_tensor(data.probs, device=self.device).float(),
-            weights=torch.as_tensor(weights, device=self.device),
+            weights=torch.as_tensor(weights * ~heldout, device=self.device),
         )
 
     def _renew_input_normalisation(self, features: Array, mask: Array) -> None:
@@ -155,47 +148,37 @@ class EnsembleRewardModel:
     def _renew_output_normalisation(self, data: PairTensors) -> None:
         steps = data.features[data.mask.bool()]  # (steps, F)
         rewards = torch.cat(
-            [self.net(part) for part in row_chunks(steps, 65_536)], dim=1
+            [self.net(part) for part in torch.split(steps, 65_536)], dim=1
         )  # (E, steps)
         self.output_mean = rewards.mean(1)[:, None, None]
         self.output_std = rewards.std(1).clamp_min(1e-8)[:, None, None]
 
     @torch.no_grad()
     def _report(
-        self, train: PairTensors, heldout: PairTensors, outcome: FitOutcome, seconds: float
+        self, data: PairTensors, heldout: Array, outcome: FitOutcome, seconds: float
     ) -> FitReport:
-        figures = {name: self._figures(part) for name, part in (("train", train), ("h", heldout))}
+        rows = torch.arange(len(data.pairs), device=self.device)
+        logits = [pair_logits(self.net, data, part) for part in torch.split(rows, 512)]
+        noise = self.settings.fit.noise
+        prob = torch.sigmoid(torch.cat(logits, dim=1).double()).mean(0)  # (N,)
+        predicted = (prob * (1 - noise) + noise / 2).cpu().numpy()
+        answers = data.probs.double().cpu().numpy()
+        train = ~heldout
+
+        def figure(function: Callable[[Array, Array], float], part: Array) -> float:
+            return function(predicted[part], answers[part]) if part.any() else float("nan")
+
         return FitReport(
-            n_train=len(train.pairs),
-            n_heldout=len(heldout.pairs),
+            n_train=int(train.sum()),
+            n_heldout=int(heldout.sum()),
             n_epochs=outcome.n_epochs,
-            loss_train=figures["train"][0],
-            loss_heldout=figures["h"][0],
-            accuracy_train=figures["train"][1],
-            accuracy_heldout=figures["h"][1],
-            calibration_error=figures["h"][2],
+            loss_train=figure(log_loss, train),
+            loss_heldout=figure(log_loss, heldout),
+            accuracy_train=figure(accuracy, train),
+            accuracy_heldout=figure(accuracy, heldout),
+            calibration_error=figure(expected_calibration_error, heldout),
             weight_decay=outcome.weight_decay,
             seconds=seconds,
-        )
-
-    def _figures(self, data: PairTensors) -> tuple[float, float, float]:
-        """Log-loss, accuracy and calibration error of the ensemble's mean probability."""
-        if len(data.pairs) == 0:
-            return float("nan"), float("nan"), float("nan")
-        chunks = row_chunks(torch.arange(len(data.pairs), device=self.device), 1024)
-        noise = self.settings.fit.noise
-        predicted = torch.cat(
-            [
-                torch.sigmoid(a - b).mean(0)
-                for a, b in (pair_logits(self.net, data, c) for c in chunks)
-            ]
-        )  # (N,)
-        prob = (predicted.double() * (1 - noise) + noise / 2).cpu().numpy()
-        label = data.probs.double().cpu().numpy()
-        return (
-            log_loss(prob, label),
-            accuracy(prob, label),
-            expected_calibration_error(prob, label),
         )
 
     def save(self, folder: Path) -> None:

@@ -43,12 +43,12 @@ class StackedMLP(nn.Module):
         """Score N steps by every member.
 
         Args:
-            features: (N, F), the same steps for all members.
+            features: (N, F), the same steps for all members, or (E, N, F), each member's own.
 
         Returns:
             (E, N) rewards, not normalised.
         """
-        x = features.expand(len(self.weights[0]), *features.shape)  # (E, N, F)
+        x = features.expand(len(self.weights[0]), *features.shape[-2:])  # (E, N, F)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer > 0:
                 x = nn.functional.leaky_relu_(x, 0.01)

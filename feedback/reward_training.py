@@ -1,13 +1,12 @@
-"""One fit of a stacked ensemble to preferences: Bradley-Terry, held-out split, adaptive L2.
+"""One fit of a stacked ensemble to preferences: Bradley-Terry, out-of-bag validation, adaptive L2.
 
 Deviations from Christiano et al. 2017 are numbered in docs/decisions.md.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,10 @@ from rlhf_gym.feedback.bradley_terry import preference_loss
 from rlhf_gym.feedback.reward_nets import StackedMLP
 from rlhf_gym.feedback.settings import FitSettings
 
-__all__ = ["FitOutcome", "PairTensors", "fit_pairs", "pair_logits", "row_chunks"]
+__all__ = ["FitOutcome", "PairTensors", "fit_pairs", "pair_logits"]
+
+_WEIGHT_DECAY_RANGE = (1e-6, 1.0)
+_CHUNK = 512  # preferences at once where no gradient is needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,8 @@ class PairTensors:
     probs: Tensor
     """(N,) float32 P(first preferred)."""
     weights: Tensor
-    """(E, N) float32 bootstrap counts."""
-
-    def subset(self, rows: Tensor) -> PairTensors:
-        """The same clips, fewer preferences."""
-        return PairTensors(
-            self.features, self.mask, self.pairs[rows], self.probs[rows], self.weights[:, rows]
-        )
+    """(E, N) float32: how often each member trains on each preference. Where this is 0 the
+    preference is not seen by the member, and validates it."""
 
 
 @dataclass(frozen=True)
@@ -50,51 +47,35 @@ class FitOutcome:
     weight_decay: float
 
 
-def row_chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Split a list of rows into chunks of at most `size`."""
-    return torch.split(rows, size)
+def pair_logits(net: StackedMLP, data: PairTensors, rows: Tensor) -> Tensor:
+    """Return differences first - second of the chosen preferences: logits of P(first).
 
+    Args:
+        net: The ensemble.
+        data: The preferences.
+        rows: (B,) the same preferences for all members, or (E, B) each member's own.
 
-def pair_logits(net: StackedMLP, data: PairTensors, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Clip returns of both sides of the chosen preferences, (E, B) each."""
-    clips = data.pairs[rows].T.reshape(-1)  # (2B,): all firsts, then all seconds
-    features, mask = data.features[clips], data.mask[clips]  # (2B, T, F), (2B, T)
-    rewards = net(features.flatten(0, 1)).unflatten(1, mask.shape)  # (E, 2B, T)
+    Returns:
+        (E, B)
+    """
+    clips = data.pairs[rows].movedim(-1, -2).flatten(-2)  # (..., 2B): firsts, then seconds
+    features, mask = data.features[clips], data.mask[clips]  # (..., 2B, T, F), (..., 2B, T)
+    rewards = net(features.flatten(-3, -2)).unflatten(1, mask.shape[-2:])  # (E, 2B, T)
     first, second = (rewards * mask).sum(-1).chunk(2, dim=1)  # (E, B) each
-    return first, second
-
-
-def _loss(net: StackedMLP, data: PairTensors, rows: Tensor, noise: float) -> Tensor:
-    """Weighted mean log-loss of each member, summed over members: members do not interact."""
-    first, second = pair_logits(net, data, rows)
-    losses = preference_loss(first, second, data.probs[rows].expand_as(first), noise)  # (E, B)
-    mean: Tensor = (losses * data.weights[:, rows]).sum() / len(rows)
-    return mean
-
-
-@torch.no_grad()
-def _mean_loss(net: StackedMLP, data: PairTensors, noise: float) -> float:
-    """Weighted log-loss per preference, averaged over members; in chunks to bound memory."""
-    total = sum(
-        _loss(net, data, rows, noise).item() * len(rows)
-        for rows in row_chunks(torch.arange(len(data.pairs)), 1024)
-    )
-    return total / max(float(data.weights.sum()), 1.0)
+    return first - second
 
 
 def fit_pairs(
-    net: StackedMLP,
-    train: PairTensors,
-    heldout: PairTensors,
-    settings: FitSettings,
-    generator: torch.Generator,
+    net: StackedMLP, data: PairTensors, settings: FitSettings, generator: torch.Generator
 ) -> FitOutcome:
-    """Train all members at once with Adam; keep the weights of the best held-out pass.
+    """Train all members at once with AdamW; each keeps the weights of its best validation.
+
+    A member is validated on the preferences it does not train on: those outside its bootstrap
+    sample (out of bag, Breiman 1996) and those held out from all.
 
     Args:
         net: Trained in place.
-        train: Preferences to train on, with bootstrap weights.
-        heldout: Preferences to validate on; may be empty.
+        data: The preferences; zero weights mark what validates.
         settings: See `FitSettings`.
         generator: Orders the minibatches.
 
@@ -104,55 +85,88 @@ def fit_pairs(
     optimizer = torch.optim.AdamW(
         net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    validate = len(heldout.pairs) > 0
-    best_loss, best_weights, stale = float("inf"), None, 0
-    epoch = 0
-    for epoch in range(1, settings.max_epochs + 1):
-        loss_train = _run_epoch(net, train, settings, optimizer, generator)
+    unseen = (data.weights == 0).float()  # (E, N)
+    validate = bool((unseen.sum(1) > 0).all())
+    best_loss = torch.full((len(unseen),), torch.inf, device=unseen.device)  # (E,)
+    best = [p.detach().clone() for p in net.parameters()]
+    updates_per_epoch = math.ceil(int((data.weights > 0).sum(1).max()) / settings.batch_size)
+    max_epochs = min(settings.max_epochs, math.ceil(settings.max_updates / updates_per_epoch))
+    epoch, stale = 0, 0
+    while epoch < max_epochs and stale * updates_per_epoch < settings.patience:
+        epoch += 1
+        loss_train = _run_epoch(net, data, settings, optimizer, generator)
         if not validate:
             continue
-        loss_heldout = _mean_loss(net, heldout, settings.noise)
+        loss = _validation_loss(net, data, unseen, settings.noise)  # (E,)
         if settings.adapt_weight_decay:
-            _adapt(optimizer, loss_heldout / max(loss_train, 1e-8))
-        if loss_heldout < best_loss:
-            best_loss, best_weights, stale = loss_heldout, copy.deepcopy(net.state_dict()), 0
-        else:
-            stale += 1
-            if stale >= settings.patience and epoch >= settings.min_epochs:
-                break
-    if best_weights is not None:
-        net.load_state_dict(best_weights)
+            _adapt(optimizer, float(loss.mean()) / max(loss_train, 1e-8))
+        better = loss < best_loss
+        best_loss = torch.where(better, loss, best_loss)
+        for kept, parameter in zip(best, net.parameters(), strict=True):
+            kept[better] = parameter.detach()[better]
+        stale = 0 if bool(better.any()) else stale + 1
+    if validate:
+        with torch.no_grad():
+            for kept, parameter in zip(best, net.parameters(), strict=True):
+                parameter.copy_(kept)
     return FitOutcome(epoch, float(optimizer.param_groups[0]["weight_decay"]))
 
 
 def _run_epoch(
     net: StackedMLP,
-    train: PairTensors,
+    data: PairTensors,
     settings: FitSettings,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> float:
-    """One pass in random order; returns the mean loss per member seen on the way."""
-    total = 0.0
-    order = torch.randperm(len(train.pairs), generator=generator)
-    for rows in row_chunks(order, settings.batch_size):
+    """One pass of each member over its own sample; returns the mean loss seen on the way."""
+    total = torch.zeros(())
+    for rows in _minibatches(data.weights, settings.batch_size, generator):
+        weights = data.weights.gather(1, rows)  # (E, B)
+        logits = pair_logits(net, data, rows)
+        losses = preference_loss(
+            logits, torch.zeros_like(logits), data.probs[rows], settings.noise
+        )  # (E, B)
+        weighted = (losses * weights).sum()
         optimizer.zero_grad()
-        loss = _loss(net, train, rows, settings.noise)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        # Members do not interact: the gradient of the sum is each member's own.
+        (weighted / rows.shape[1]).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.step()
-        total += loss.item() * len(rows)
-    if not torch.isfinite(torch.tensor(total)):
+        total += weighted.detach().cpu()
+    if not torch.isfinite(total):
         raise NumericalError(
-            f"the reward model's loss became {total}; lower `learning_rate` (now "
+            f"the reward model's loss became {total.item()}; lower `learning_rate` (now "
             f"{settings.learning_rate}) or check the scale of the observations."
         )
-    return total / max(float(train.weights.sum()), 1.0)
+    return float(total) / max(float(data.weights.sum()), 1.0)
+
+
+def _minibatches(weights: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """(E, B) rows: every member's sample once, in its own random order.
+
+    Members with a smaller sample are filled up with rows of weight 0, which change nothing.
+    """
+    keys = torch.rand(weights.shape, generator=generator).to(weights.device)
+    order = (keys + 2.0 * (weights == 0)).argsort(dim=1)  # a member's own rows come first
+    longest = int((weights > 0).sum(1).max())
+    return torch.split(order[:, :longest], size, dim=1)
+
+
+@torch.no_grad()
+def _validation_loss(net: StackedMLP, data: PairTensors, unseen: Tensor, noise: float) -> Tensor:
+    """(E,) mean log-loss of each member over the preferences it does not train on."""
+    total = torch.zeros(len(unseen), device=unseen.device)
+    for rows in torch.split(torch.arange(len(data.pairs), device=unseen.device), _CHUNK):
+        logits = pair_logits(net, data, rows)  # (E, B)
+        losses = preference_loss(logits, torch.zeros_like(logits), data.probs[rows], noise)
+        total += (losses * unseen[:, rows]).sum(1)
+    return total / unseen.sum(1)
 
 
 def _adapt(optimizer: torch.optim.Optimizer, ratio: float) -> None:
-    """Move the L2 coefficient: up when held-out/train loss is above 1.5, down below 1.1."""
+    """Move the L2 coefficient: up when validation/train loss is above 1.5, down below 1.1."""
     factor = 1.5 if ratio > 1.5 else 1 / 1.5 if ratio < 1.1 else 1.0
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    for group in groups:
+    low, high = _WEIGHT_DECAY_RANGE
+    for group in optimizer.param_groups:
         if group["weight_decay"] > 0:
-            group["weight_decay"] = min(max(group["weight_decay"] * factor, 1e-6), 1.0)
+            group["weight_decay"] = min(max(group["weight_decay"] * factor, low), high)

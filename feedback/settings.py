@@ -13,20 +13,23 @@ __all__ = ["FitSettings", "RewardModelSettings"]
 class FitSettings:
     """How a reward model is fitted."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Adam's step size, above 0."""
-    batch_size: int = 64
-    """Preferences per gradient step, at least 1."""
-    max_epochs: int = 50
-    """Passes over the training preferences, at least 1."""
-    min_epochs: int = 5
-    """Passes before early stopping may end a fit."""
-    patience: int = 10
-    """Passes without a better held-out loss after which a fit stops; the best weights are kept."""
+    batch_size: int = 16
+    """Preferences per gradient step, at least 1; small batches stay in the processor's cache."""
+    max_updates: int = 160
+    """Gradient steps per fit, at least 1, rounded up to whole passes: a fit costs the same however
+    many answers there are, and few answers are passed over more often."""
+    max_epochs: int = 100
+    """Passes over the training preferences, at least 1, if that is fewer."""
+    patience: int = 60
+    """Gradient steps without a better validation loss of any member after which a fit stops (whole
+    passes, rounded up); each member keeps its best weights."""
     heldout_fraction: float = 0.1
-    """Share of answers kept back for validation, in [0, 0.5]; 0 turns early stopping and the
-    adaptive rule off."""
-    bootstrap: bool = True
+    """Share of answers that no member trains on, in [0, 0.5]: the held-out figures come from
+    these. Members are validated on them and on what their bootstrap sample left out; with neither
+    there is no early stopping and no adaptive rule."""
+    bootstrap: bool = False
     """Whether each member trains on its own resample of the answers."""
     label_noise: float | None = None
     """Chance that an answer is uniformly random, in [0, 1); a training run that leaves it open
@@ -34,10 +37,15 @@ class FitSettings:
     weight_decay: float = 1e-4
     """Where the L2 coefficient starts; 0 turns it off."""
     adapt_weight_decay: bool = True
-    """Whether it is moved to keep held-out/train loss within [1.1, 1.5] (Christiano et al.)."""
+    """Whether it is moved to keep validation/train loss within [1.1, 1.5] (Christiano et al.)."""
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("max_epochs", 1), ("patience", 1)):
+        for name, low in (
+            ("batch_size", 1),
+            ("max_updates", 1),
+            ("max_epochs", 1),
+            ("patience", 1),
+        ):
             if getattr(self, name) < low:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}, at least {low} is needed.")
         if self.learning_rate <= 0 or self.weight_decay < 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.make import make_env, space_info
@@ -28,7 +29,9 @@ class _Loaded:
 
 def _open(folder: Path) -> _Loaded:
     run = Run.open(folder)
-    return _Loaded(run, prepare(from_yaml(TrainConfig, run.config_path)))
+    prepared = prepare(from_yaml(TrainConfig, run.config_path))
+    torch.set_num_threads(prepared.config.threads)
+    return _Loaded(run, prepared)
 
 
 def load_agent(folder: Path) -> Any:
@@ -57,9 +60,7 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     env = make_env(config.env, env_kwargs=config.env_kwargs)
     info = space_info(env)
     env.close()
-    import dataclasses
-
-    model = build_reward_model(dataclasses.replace(config, device=device), info)
+    model = build_reward_model(replace(config, device=device), info)
     with PreferenceStore(loaded.run.store_folder, create=False) as store:
         report = model.fit(store.preferences(), generator(config.seed, "offline fit"))
     if out is not None:

@@ -38,7 +38,7 @@ class TrainConfig:
     """What the agent is trained on; `true` is the yardstick, by the same code."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto keeps small networks on the CPU."""
-    rounds: int = 20
+    rounds: int = 40
     """How often new questions are asked and the reward model is fitted; fewer where the steps do
     not allow as many."""
     clip_length: int = 50
