@@ -19,6 +19,7 @@ from rlhf_gym.feedback.encoding import StepEncoder
 from rlhf_gym.feedback.metrics import accuracy, expected_calibration_error, log_loss
 from rlhf_gym.feedback.reward_nets import StackedMLP
 from rlhf_gym.feedback.reward_training import (
+    PREFERENCES_AT_ONCE,
     FitOutcome,
     PairTensors,
     fit_pairs,
@@ -148,7 +149,7 @@ class EnsembleRewardModel:
     def _renew_output_normalisation(self, data: PairTensors) -> None:
         steps = data.features[data.mask.bool()]  # (steps, F)
         rewards = torch.cat(
-            [self.net(part) for part in torch.split(steps, 65_536)], dim=1
+            [self.net(part) for part in torch.split(steps, 4096)], dim=1
         )  # (E, steps)
         self.output_mean = rewards.mean(1)[:, None, None]
         self.output_std = rewards.std(1).clamp_min(1e-8)[:, None, None]
@@ -158,7 +159,9 @@ class EnsembleRewardModel:
         self, data: PairTensors, heldout: Array, outcome: FitOutcome, seconds: float
     ) -> FitReport:
         rows = torch.arange(len(data.pairs), device=self.device)
-        logits = [pair_logits(self.net, data, part) for part in torch.split(rows, 512)]
+        logits = [
+            pair_logits(self.net, data, part) for part in torch.split(rows, PREFERENCES_AT_ONCE)
+        ]
         noise = self.settings.fit.noise
         prob = torch.sigmoid(torch.cat(logits, dim=1).double()).mean(0)  # (N,)
         predicted = (prob * (1 - noise) + noise / 2).cpu().numpy()
