@@ -9,7 +9,7 @@ Settings, for every seed, all with the task's hyper-parameters and budget:
 
 All are evaluated on the same deterministic episodes: those of a run's final evaluation.
 
-    python benchmarks/label_efficiency.py --seeds 10 11 12 13 14 --labels 700 350
+    python benchmarks/label_efficiency.py --seeds 20 21 22 23 24 --labels 700 350
 
 Resumable: each run leaves one file, and a run whose file was made from an equal configuration is
 not repeated. When all are there the summary, the yardstick beside which `rlhf-gym train` shows its
@@ -63,7 +63,7 @@ class Options:
 
     env: str = "rlhf_gym/HalfCheetah-v0"
     """The task."""
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
+    seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
     """Root seeds; settings were chosen on others."""
     labels: tuple[int, ...] = (700, 350)
     """Answers per run, one setting each; the first is the headline."""

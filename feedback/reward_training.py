@@ -18,7 +18,8 @@ from rlhf_gym.feedback.settings import FitSettings
 
 __all__ = ["PREFERENCES_AT_ONCE", "FitOutcome", "PairTensors", "fit_pairs", "pair_logits"]
 
-_WEIGHT_DECAY_RANGE = (1e-6, 1.0)
+_WEIGHT_DECAY_RANGE = (1.0, 30.0)
+_WEIGHT_DECAY_FACTOR = 1.1  # a pass
 PREFERENCES_AT_ONCE = 32
 """Where no gradient is needed: few enough that the activations stay in the processor's cache."""
 
@@ -168,7 +169,8 @@ def _validation_loss(net: StackedMLP, data: PairTensors, unseen: Tensor, noise: 
 
 def _adapt(optimizer: torch.optim.Optimizer, ratio: float) -> None:
     """Move the L2 coefficient: up when validation/train loss is above 1.5, down below 1.1."""
-    factor = 1.5 if ratio > 1.5 else 1 / 1.5 if ratio < 1.1 else 1.0
+    factor = _WEIGHT_DECAY_FACTOR if ratio > 1.5 else 1 / _WEIGHT_DECAY_FACTOR
+    factor = 1.0 if 1.1 <= ratio <= 1.5 else factor
     low, high = _WEIGHT_DECAY_RANGE
     for group in optimizer.param_groups:
         if group["weight_decay"] > 0:

@@ -34,8 +34,10 @@ class FitSettings:
     label_noise: float | None = None
     """Chance that an answer is uniformly random, in [0, 1); a training run that leaves it open
     takes 0 for the oracle and 0.1 for anyone else."""
-    weight_decay: float = 1e-4
-    """Where the L2 coefficient starts; 0 turns it off."""
+    weight_decay: float = 10.0
+    """Where each fit's decoupled L2 coefficient starts: a step multiplies the weights by
+    1 - learning_rate * weight_decay. Strong, because clip returns say little about single steps;
+    0 turns it off."""
     adapt_weight_decay: bool = True
     """Whether it is moved to keep validation/train loss within [1.1, 1.5] (Christiano et al.)."""
 
@@ -73,7 +75,7 @@ class RewardModelSettings:
     """E, networks in the ensemble, at least 1."""
     hidden: tuple[int, ...] = (64, 64)
     """Units per hidden layer."""
-    use_next_obs: bool = False
+    use_next_obs: bool = True
     """Whether the reward sees the next observation as well."""
     fit: FitSettings = field(default_factory=FitSettings)
     """The optimisation."""

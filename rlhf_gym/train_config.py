@@ -49,7 +49,7 @@ class TrainConfig:
     """Whether later rounds ask fewer questions, in proportion to 1 / (1 + 3 progress)."""
     warm_up: float = 0.05
     """Share of the steps taken at random before the first question, in (0, 0.5]."""
-    eval_episodes: int = 4
+    eval_episodes: int = 2
     """Evaluation episodes after each round."""
     final_episodes: int = 20
     """Evaluation episodes at the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -116,14 +117,15 @@ def _with_label_noise(config: TrainConfig) -> RewardModelSettings:
 
 def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int) -> Plan:
     unit = settings.steps_unit(info.horizon)
-    per_env = steps * config.warm_up / settings.n_envs
-    # Whole episodes where the budget allows them, so that the first clips show all of one.
-    whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
-    n_warm_up = max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
+    initial = config.initial_labels
+    n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
+    if (steps - n_warm_up) // unit == 1:  # a single round asks everything at once
+        initial = 1.0
+        n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
     if n_warm_up + unit > steps:
         raise ConfigError(
             f"`steps` is {steps}, too few for {n_warm_up} steps of warm-up and one update of "
-            f"{unit} steps; pass `--steps {n_warm_up + unit}` or more."
+            f"{unit} steps; pass `--steps {n_warm_up + unit}` or more, or fewer `--labels`."
         )
     rounds = min(config.rounds, (steps - n_warm_up) // unit)
     return Plan(
@@ -131,7 +133,7 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
         labels=labels_per_round(
             config.labels,
             rounds,
-            initial_fraction=config.initial_labels if rounds > 1 else 1.0,
+            initial_fraction=initial if rounds > 1 else 1.0,
             kind=config.label_schedule,
         ),
         steps=steps_per_round(steps, rounds, unit, warm_up=n_warm_up),
@@ -139,6 +141,17 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
         clip_length=config.clip_length,
         eval_episodes=config.eval_episodes,
     )
+
+
+def _warm_up_steps(
+    config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
+) -> int:
+    """The share asked for, but enough that the first questions are not about the same steps."""
+    needed = math.ceil(config.labels * initial) * config.clip_length
+    per_env = max(steps * config.warm_up, needed) / settings.n_envs
+    # Whole episodes where the budget allows them, so that the first clips show all of one.
+    whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
+    return max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
 
 
 def build_agent(prepared: Prepared, log_folder: Path | None = None) -> Any:
