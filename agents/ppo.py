@@ -52,7 +52,6 @@ class PPOAgent:
         n_record_steps: Steps per env that clips are drawn from; None keeps one episode.
         seed: Draws the initial weights.
         device: "auto", "cpu" or a CUDA device.
-        log_folder: Where TensorBoard files go; None writes none.
         allow_variable_horizon: Whether episodes that end early pass without a warning.
 
     Raises:
@@ -70,7 +69,6 @@ class PPOAgent:
         n_record_steps: int | None = None,
         seed: int = 0,
         device: str = "auto",
-        log_folder: Path | None = None,
         allow_variable_horizon: bool = False,
     ) -> None:
         self.env_id = env_id
@@ -88,6 +86,8 @@ class PPOAgent:
             self.venv,
             context_id=env_id,
             n_steps=max(n_steps, n_record_steps or self.info.horizon or n_steps),
+            min_steps=n_steps,
+            horizon=self.info.horizon,
             allow_variable_horizon=allow_variable_horizon,
         )
         self.normaliser = (
@@ -95,9 +95,7 @@ class PPOAgent:
         )
         set_random_seed(seed)  # SB3 draws weights from the global generators
         self.model = self._build_model(seed, device)
-        self.model.set_logger(
-            configure(str(log_folder), ["tensorboard"]) if log_folder else Logger(None, [])
-        )
+        self.model.set_logger(Logger(None, []))
 
     def _build_model(self, seed: int, device: str) -> PPO:
         env: VecEnv = self.normaliser or self.recorder
@@ -115,6 +113,10 @@ class PPOAgent:
                 f"PPO does not accept these settings for {self.env_id}: {error}; compare them "
                 "with agents/ppo.yml."
             ) from error
+
+    def log_to(self, folder: Path) -> None:
+        """Write SB3's figures as TensorBoard files from now on."""
+        self.model.set_logger(configure(str(folder), ["tensorboard"]))
 
     @property
     def n_steps_done(self) -> int:
@@ -189,6 +191,7 @@ class PPOAgent:
     def _substitution(self, signal: Signal) -> SubstituteReward:
         scale = self.settings.reward_scale
         if signal.source == "true":
+            # Once per round, like the learned reward, whose scale each fit renews.
             scale /= self.recorder.true_reward_deviation()
             return SubstituteReward(None, scale=scale, run_steps=self.n_run_steps)
         if signal.reward_model is None:
@@ -240,11 +243,14 @@ class PPOAgent:
         except (OSError, ValueError, KeyError) as error:
             raise CorruptDataError(f"{folder / 'agent.json'} is damaged ({error}).") from error
 
-    def export_sb3(self, path: Path) -> None:
+    def export_sb3(self, path: Path) -> list[Path]:
         """Write stock SB3 files: `path` (a zip) and `<stem>_vecnormalize.pkl` beside it."""
         self.model.save(path)
-        if self.normaliser:
-            self.normaliser.save(str(path.with_name(f"{path.stem}_vecnormalize.pkl")))
+        if self.normaliser is None:
+            return [path]
+        statistics = path.with_name(f"{path.stem}_vecnormalize.pkl")
+        self.normaliser.save(str(statistics))
+        return [path, statistics]
 
     def close(self) -> None:
         """Close all envs and the TensorBoard writer."""

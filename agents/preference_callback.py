@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,11 +78,22 @@ class PreferenceLearning(SubstituteReward):
         n = self.labels[round_]
         rng = generator(self.seed, "queries", round_)
         clips = find_recorder(self.training_env).clips(20 * n, self.clip_length, rng)
-        pairs = self.acquisition(clips, self.reward_model, n, rng)
-        queries = [Query(pair, self.seed, round_, i) for i, pair in enumerate(pairs)]
-        self.preferences += self.teacher.answer(queries)
+        full = {clip.id: clip for clip in clips}
+        blind = [clip.without_true_rewards() for clip in full.values()]
+        pairs = self.acquisition(blind, self.reward_model, n, rng)
+        queries = [
+            Query((full[first.id], full[second.id]), self.seed, round_, i)
+            for i, (first, second) in enumerate(pairs)
+        ]
+        self.preferences += [_blind(answer) for answer in self.teacher.answer(queries)]
         report = self.reward_model.fit(self.preferences, generator(self.seed, "fit", round_))
         self.reward_function = self.reward_model.rewards
         self.logger.record("reward_model/n_labels", len(self.preferences))
         self.logger.record("reward_model/accuracy_train", report.accuracy_train)
         self.logger.record("reward_model/accuracy_heldout", report.accuracy_heldout)
+
+
+def _blind(answer: Preference) -> Preference:
+    """An answer whose clips carry no true rewards: the reward model must not see them."""
+    clips = tuple(clip.without_true_rewards() for clip in answer.query.clips)
+    return replace(answer, query=replace(answer.query, clips=clips))

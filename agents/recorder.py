@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from rlhf_gym.data import Array, Clip, RewardBatch
 from rlhf_gym.envs.make import HorizonWarning, early_end_warning
 from rlhf_gym.envs.reward_substitution import executed_action
-from rlhf_gym.errors import ConfigError, DataError, NumericalError
+from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 
 __all__ = ["Recorder", "find_recorder"]
 
@@ -29,8 +29,11 @@ class Recorder(VecEnvWrapper):
     Args:
         venv: The vectorised env, hidden (`hide_reward`), not yet normalised.
         context_id: Written into every clip; the env id.
-        n_steps: Steps per env to keep, at least one rollout.
+        n_steps: Steps per env to keep, fewer where the bound does not allow them.
+        min_steps: The fewest to keep, at least one rollout; None insists on `n_steps`.
         max_bytes: Bound on the memory of the ring.
+        horizon: Steps of a full episode; shorter ones get the one warning. None warns about
+            terminations only.
         allow_variable_horizon: Whether episodes that end early pass without the one warning.
 
     Raises:
@@ -43,13 +46,19 @@ class Recorder(VecEnvWrapper):
         *,
         context_id: str,
         n_steps: int,
+        min_steps: int | None = None,
         max_bytes: int = 512 * 2**20,
+        horizon: int | None = None,
         allow_variable_horizon: bool = False,
     ) -> None:
         super().__init__(venv)
         self.context_id = context_id
         self.max_bytes = max_bytes
-        self._warn_on_termination = not allow_variable_horizon
+        self.horizon = horizon
+        self._min_steps = n_steps if min_steps is None else min_steps
+        self._warn_on_early_end = not allow_variable_horizon
+        self._episode_steps = np.zeros(venv.num_envs, dtype=np.int64)
+        self._saw_reward = False
         self.capacity = 0
         self.n_recorded = 0
         self._ring: dict[str, Array] = {}
@@ -81,12 +90,14 @@ class Recorder(VecEnvWrapper):
             "next_state": ((self._n_state,), np.float32),
         }
         step_bytes = sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in columns.values())
-        needed = step_bytes * n_steps * self.num_envs
-        if needed > self.max_bytes:
+        affordable = self.max_bytes // (step_bytes * self.num_envs)
+        if affordable < self._min_steps:
             raise ConfigError(
-                f"recording {n_steps} steps of {self.num_envs} envs takes {needed:,} bytes, above "
-                f"the bound of {self.max_bytes:,}; raise `max_bytes` or lower `n_steps`."
+                f"recording {self._min_steps} steps of {self.num_envs} envs takes "
+                f"{step_bytes * self.num_envs * self._min_steps:,} bytes, above the bound of "
+                f"{self.max_bytes:,}; use fewer envs, shorter rollouts or smaller observations."
             )
+        n_steps = min(n_steps, affordable)
         self.capacity, self.n_recorded = n_steps, 0
         self._ring = {
             name: np.zeros((n_steps, self.num_envs, *shape), dtype)
@@ -96,7 +107,9 @@ class Recorder(VecEnvWrapper):
     def reset(self) -> Any:
         """Reset all envs; no clip will cross this point."""
         obs = self.venv.reset()
+        self._require_finite(obs)
         self.break_episodes()
+        self._episode_steps[:] = 0
         states = [info.get("sim_state") for info in self.venv.unwrapped.reset_infos]
         if states[0] is not None and len(states[0]) != self._n_state:
             self._n_state = len(states[0])
@@ -118,6 +131,9 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step, and record what happened."""
         obs, rewards, dones, infos = self.venv.step_wait()
+        self._require_finite(obs)
+        self._saw_reward = self._saw_reward or bool(rewards.any())
+        self._episode_steps += 1
         row = self.n_recorded % self.capacity
         ring = self._ring
         ring["obs"][row] = self._obs
@@ -138,12 +154,29 @@ class Recorder(VecEnvWrapper):
 
     def _record_ends(self, row: int, dones: Array, infos: list[dict[str, Any]]) -> None:
         for env in np.flatnonzero(dones):
+            self._require_finite(infos[env]["terminal_observation"])
             self._ring["next_obs"][row, env] = infos[env]["terminal_observation"]
             if self._n_state:
                 self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
-            if self._warn_on_termination and not infos[env]["TimeLimit.truncated"]:
-                self._warn_on_termination = False
+            early = (
+                self._episode_steps[env] < self.horizon
+                if self.horizon is not None
+                else not infos[env]["TimeLimit.truncated"]
+            )
+            if early and self._warn_on_early_end:
+                self._warn_on_early_end = False
                 warnings.warn(early_end_warning(self.context_id), HorizonWarning, stacklevel=2)
+            self._episode_steps[env] = 0
+
+    def _require_finite(self, obs: Any) -> None:
+        """Stop before a NaN reaches the normaliser or the policy."""
+        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(obs))[0])
+            raise NumericalError(
+                f"{self.context_id} returned a non-finite observation (index {where}: env, then "
+                f"component) at recorded step {self.n_recorded}; nothing was trained on it. Check "
+                "the environment's dynamics there."
+            )
 
     def rollout(self, n_steps: int) -> tuple[RewardBatch, Array, Array]:
         """The last `n_steps` of every env.
@@ -153,17 +186,15 @@ class Recorder(VecEnvWrapper):
             env gave none), and whether an episode ended after each step (n_envs, n_steps).
 
         Raises:
-            NumericalError: an observation is not finite.
+            NotHiddenError: an env returned a reward other than 0.0.
         """
+        if self._saw_reward:
+            raise NotHiddenError(
+                f"{self.context_id} returned rewards other than 0.0 although it is to be hidden; "
+                "a wrapper that substitutes rewards must not stand below the recorder."
+            )
         columns = self._columns(n_steps)
         obs, actions, next_obs = columns["obs"], columns["actions"], columns["next_obs"]
-        if obs.dtype.kind == "f" and not (np.isfinite(next_obs).all() and np.isfinite(obs).all()):
-            bad = np.argwhere(~np.isfinite(next_obs) | ~np.isfinite(obs))[0]
-            raise NumericalError(
-                f"env {bad[0]} of {self.context_id} returned a non-finite observation (component "
-                f"{tuple(int(i) for i in bad[2:])}, step {bad[1]} of the last {n_steps}); "
-                "training stopped. Check the environment's dynamics there."
-            )
         return (
             RewardBatch.from_steps(obs, actions, next_obs),
             columns["true_rewards"],

@@ -133,6 +133,8 @@ class SubstituteReward(BaseCallback):
 
     def restore(self) -> None:
         """Take the substitution off the model again; safe to call twice."""
-        model: Any = self.model
+        model: Any = getattr(self, "model", None)  # absent if `learn` failed before it began
+        if model is None:
+            return
         model.rollout_buffer.__dict__.pop("compute_returns_and_advantage", None)
         model.__dict__.pop("_update_current_progress_remaining", None)

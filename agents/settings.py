@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "SiLU": nn.SiLU,
 }
 _OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
+_NEEDED = (*_OURS, "n_steps", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +104,10 @@ def load_settings(
 
 
 def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
-    missing = [name for name in _OURS if name not in entry]
+    missing = [name for name in _NEEDED if name not in entry]
     if missing:
-        raise ConfigError(f"{where} lacks {missing}; every task needs {list(_OURS)}.")
+        raise ConfigError(f"{where} lacks {missing}; every task needs {list(_NEEDED)}.")
+    _check_types(entry, where)
     normalize = entry["normalize"]
     if isinstance(normalize, dict):
         if normalize.get("norm_reward"):
@@ -134,19 +136,44 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     )
 
 
-def align(settings: AgentSettings, horizon: int | None) -> AgentSettings:
+def _check_types(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse values that rl-zoo would have evaluated, and what YAML reads as text."""
+    accepted: dict[str, tuple[type, ...]] = {
+        "normalize": (bool, dict),
+        "policy_kwargs": (dict, type(None)),
+        "n_steps": (int,),
+        "batch_size": (int,),
+        "reward_scale": (int, float),
+        **dict.fromkeys(("learning_rate", "gamma", "gae_lambda", "clip_range"), (int, float)),
+    }
+    for name, types in accepted.items():
+        if name in entry and not isinstance(entry[name], types):
+            kinds = " or ".join(kind.__name__ for kind in types)
+            raise ConfigError(
+                f"{where} has `{name}: {entry[name]!r}`; accepted is {kinds} (nothing is "
+                "evaluated; YAML reads 1e-3 as text, write 1.0e-3)."
+            )
+
+
+def align(
+    settings: AgentSettings, horizon: int | None, fixed: Collection[str] = ()
+) -> AgentSettings:
     """Make rollouts and episodes fit each other, so that a round can hold whole ones of both.
 
     `n_steps` becomes the nearest divisor or multiple of the horizon within a factor of two (or
-    stays), `batch_size` the largest divisor of the rollout that is not above it.
+    stays), `batch_size` the largest divisor of the rollout that is not above it and not below half
+    of it (or stays). What stands in `fixed` is left alone: somebody chose it.
     """
     n_steps = settings.algorithm["n_steps"]
-    if horizon:
+    if horizon and "n_steps" not in fixed:
         low, high = (n_steps + 1) // 2, 2 * n_steps
         fitting = [n for n in range(low, high + 1) if horizon % n == 0 or n % horizon == 0]
         n_steps = min(fitting, key=lambda n: (abs(n - n_steps), n), default=n_steps)
     rollout = n_steps * settings.n_envs
-    wanted = min(settings.algorithm["batch_size"], rollout)
-    batch_size = next(size for size in range(wanted, 0, -1) if rollout % size == 0)
+    batch_size = settings.algorithm["batch_size"]
+    if "batch_size" not in fixed:
+        wanted = min(batch_size, rollout)
+        sizes = range(wanted, wanted // 2, -1)
+        batch_size = next((size for size in sizes if rollout % size == 0), batch_size)
     algorithm = {**settings.algorithm, "n_steps": n_steps, "batch_size": batch_size}
     return dataclasses.replace(settings, algorithm=algorithm)

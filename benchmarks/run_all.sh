@@ -19,5 +19,5 @@ else
 fi
 python benchmarks/time_split.py
 python benchmarks/store.py
-python benchmarks/label_efficiency.py --seeds 10 11 12 13 14 --labels 700 350 \
+python benchmarks/label_efficiency.py --seeds 20 21 22 23 24 --labels 700 350 \
     --workers "${BENCH_WORKERS:-2}"

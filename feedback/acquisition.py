@@ -30,7 +30,7 @@ _CANDIDATES_PER_PAIR = 10  # Christiano's and B-Pref's pool
 
 def uniform(
     clips: Sequence[Clip],
-    reward_model: RewardModel,
+    reward_model: RewardModel | None,
     n: int,
     rng: np.random.Generator,
 ) -> list[Pair]:
@@ -60,7 +60,7 @@ def uniform(
 
 def disagreement(
     clips: Sequence[Clip],
-    reward_model: RewardModel,
+    reward_model: RewardModel | None,
     n: int,
     rng: np.random.Generator,
 ) -> list[Pair]:
@@ -95,7 +95,7 @@ def disagreement(
 
 def entropy(
     clips: Sequence[Clip],
-    reward_model: RewardModel,
+    reward_model: RewardModel | None,
     n: int,
     rng: np.random.Generator,
 ) -> list[Pair]:
@@ -186,7 +186,7 @@ def _pair_at(number: int) -> tuple[int, int]:
 
 
 def _pool(
-    clips: Sequence[Clip], reward_model: RewardModel, n: int, rng: np.random.Generator
+    clips: Sequence[Clip], reward_model: RewardModel | None, n: int, rng: np.random.Generator
 ) -> list[Pair]:
     groups = _by_context(clips)
     _require_pairs(n, clips, groups)
@@ -194,8 +194,13 @@ def _pool(
     return uniform(clips, reward_model, size, rng)
 
 
-def _return_differences(pool: Sequence[Pair], reward_model: RewardModel) -> _Floats:
+def _return_differences(pool: Sequence[Pair], reward_model: RewardModel | None) -> _Floats:
     """(E, N) float64, each member's R(first) - R(second); every clip is scored once."""
+    if reward_model is None:
+        raise ConfigError(
+            "this acquisition asks where the reward model is unsure, but the run fits none; use "
+            "`--acquisition uniform`."
+        )
     if not pool:
         return np.zeros((1, 0))
     rows = {clip: row for row, clip in enumerate(dict.fromkeys(c for pair in pool for c in pair))}

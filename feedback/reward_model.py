@@ -102,12 +102,14 @@ class EnsembleRewardModel:
         started = time.perf_counter()
         trained = PreferenceSet.from_preferences(preferences).trained()
         fit = self.settings.fit
-        heldout = heldout_mask(trained.query_ids, fit.heldout_fraction)
-        if not (~heldout).any():
+        if len(trained) == 0:
             raise DataError(
-                f"no preference to train on: {len(preferences)} given, {len(trained)} not "
-                f"skipped, {int(heldout.sum())} of them held out; answer more queries."
+                f"no preference to train on: {len(preferences)} given, 0 not skipped; answer more "
+                "queries."
             )
+        heldout = heldout_mask(trained.query_ids, fit.heldout_fraction)
+        if heldout.all():  # a handful of answers: better none to validate on than none to learn
+            heldout[:] = False
         features, mask = self._clip_features(trained)
         self._renew_input_normalisation(features, mask)
         data = self._pair_tensors(trained, features, mask, heldout)

@@ -64,7 +64,8 @@ def pair_logits(net: StackedMLP, data: PairTensors, rows: Tensor) -> Tensor:
     features, mask = data.features[clips], data.mask[clips]  # (..., 2B, T, F), (..., 2B, T)
     rewards = net(features.flatten(-3, -2)).unflatten(1, mask.shape[-2:])  # (E, 2B, T)
     first, second = (rewards * mask).sum(-1).chunk(2, dim=1)  # (E, B) each
-    return first - second
+    difference: Tensor = first - second
+    return difference
 
 
 def fit_pairs(

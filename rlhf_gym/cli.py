@@ -40,8 +40,11 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
         from rlhf_gym.progress import print_summary
         from rlhf_gym.report import write_report
 
-        if resume is not None and out is not None:
-            raise ConfigError("`--resume` continues a run in its own folder; leave `--out` away.")
+        if resume is not None and (out is not None or options != TrainConfig()):
+            raise ConfigError(
+                "`--resume` continues a run in its own folder by its own config.yaml; leave "
+                "`--out`, `--config` and all options away."
+            )
         run = training.resume(resume) if resume is not None else training.train(options, out)
         write_report(run.folder)
         print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
@@ -173,7 +176,7 @@ def _defaults(arguments: list[str]) -> TrainConfig:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `rlhf-gym`; errors of ours end with exit status 2 and one message."""
+    """Run `rlhf-gym`; errors end with exit status 2 and one message, Ctrl-C with 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # Own parts (`--env my_pkg.envs:MyRobot-v0`) lie where the user stands, as for `python -m`.
     sys.path.insert(0, str(Path.cwd()))
@@ -181,11 +184,6 @@ def main(arguments: list[str] | None = None) -> None:
         commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
         tyro.extras.subcommand_cli_from_dict(commands, prog="rlhf-gym", args=arguments)
     except KeyboardInterrupt:
-        print(
-            "\nStopped. Every finished round is saved; continue with "
-            "`rlhf-gym train --resume RUN_FOLDER`.",
-            file=sys.stderr,
-        )
         raise SystemExit(130) from None
     except (RlhfGymError, OSError) as error:
         print(f"rlhf-gym: {error}", file=sys.stderr)

@@ -165,6 +165,11 @@ class Clip:
         clip.__dict__.update(fields, id=clip_id)
         return clip
 
+    def without_true_rewards(self) -> Clip:
+        """The same clip as a learner may see it."""
+        fields = {"obs": self.obs, "actions": self.actions, "context_id": self.context_id}
+        return Clip.from_storage(self.id, sim_states=self.sim_states, **fields)
+
     def __len__(self) -> int:
         return len(self.actions)
 

@@ -54,8 +54,9 @@ def evaluate_trajectories(
 
 
 def reward_correlation(clips: Sequence[Clip], reward_model: RewardModel) -> float:
-    """Pearson correlation of learned and true clip returns, on clips nobody labelled.
+    """Pearson correlation of learned and true clip returns.
 
+    The loop gives it random clips of the last recorded experience; some overlap labelled ones.
     NaN where the true rewards are unknown or either side does not vary.
     """
     learned = reward_model.clip_returns(clips).mean(axis=0)  # (B,)

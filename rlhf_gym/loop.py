@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rlhf_gym.data import Query
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
@@ -41,6 +41,8 @@ class Plan:
     """Random steps before the first question."""
     clip_length: int
     eval_episodes: int
+    source: Literal["learned", "true"] = "learned"
+    """What the agent is trained on; with "true" nothing is asked."""
 
     @property
     def n_rounds(self) -> int:
@@ -50,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Parts:
-    """The players. Without a reward model the agent is trained on the true reward."""
+    """The players. Direct methods learn from the preferences and need no reward model."""
 
     agent: Agent
     store: PreferenceStore
@@ -101,7 +103,7 @@ def run_rounds(
                 parts.reward_model.save(folder)
 
         observer.phase("saving")
-        state = {"last_sequence": parts.store.last_sequence, "env_steps": metrics["env_steps"]}
+        state = {key: metrics.get(key) for key in ("last_sequence", "env_steps")}
         run.save_checkpoint(round_, write, state)
         observer.round(metrics, plan.n_rounds)
 
@@ -116,12 +118,16 @@ def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[st
             agent.warm_up(plan.warm_up)
 
     signal = Signal(source="true")
-    if reward_model is not None:
+    if plan.source == "learned":
         if plan.labels[round_] > 0:
             with clock("label", "asking"):
-                _ask(parts, plan, round_, reward_model)
-        preferences = parts.store.preferences(first_rounds=round_ + 1)
-        if plan.labels[round_] > 0:
+                _ask(parts, plan, round_)
+        # What the round is trained on, whoever answers while it goes on.
+        metrics["last_sequence"] = parts.store.last_sequence
+        preferences = parts.store.preferences(
+            up_to=metrics["last_sequence"], first_rounds=round_ + 1
+        )
+        if reward_model is not None and plan.labels[round_] > 0:
             with clock("fit", "fitting the reward"):
                 report = reward_model.fit(preferences, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
@@ -144,15 +150,22 @@ def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[st
     return metrics
 
 
-def _ask(parts: Parts, plan: Plan, round_: int, reward_model: RewardModel) -> None:
+def _ask(parts: Parts, plan: Plan, round_: int) -> None:
     """Post this round's queries, and let the teacher answer what is open."""
     n_labels = plan.labels[round_]
     rng = generator(plan.seed, "queries", round_)
     clips = parts.agent.clips(n_labels * _CANDIDATES_PER_LABEL, plan.clip_length, rng)
+    full = {clip.id: clip for clip in clips}
+    blind = [clip.without_true_rewards() for clip in full.values()]
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.
-    choose = parts.acquisition if round_ > 0 else uniform
-    pairs = choose(clips, reward_model, n_labels, rng)
-    parts.store.post([Query(pair, plan.seed, round_, i) for i, pair in enumerate(pairs)])
+    choose: Acquisition = parts.acquisition if round_ > 0 else uniform
+    pairs = choose(blind, parts.reward_model, n_labels, rng)
+    parts.store.post(
+        [
+            Query((full[first.id], full[second.id]), plan.seed, round_, i)
+            for i, (first, second) in enumerate(pairs)
+        ]
+    )
     open_queries = parts.store.open_queries()
     if open_queries:
         parts.store.answer(parts.teacher.answer(open_queries))

@@ -109,7 +109,7 @@ def export_run(folder: Path, sb3: Path) -> list[Path]:
         raise ConfigError(f"`--sb3` is {sb3}; Stable-Baselines3 reads files that end in .zip.")
     agent = load_agent(folder)
     try:
-        agent.export_sb3(sb3)
+        written: list[Path] = agent.export_sb3(sb3)
     finally:
         agent.close()
-    return sorted(sb3.parent.glob(f"{sb3.stem}*"))
+    return written

@@ -104,11 +104,14 @@ class Acquisition(Protocol):
     def __call__(
         self,
         clips: Sequence[Clip],
-        reward_model: RewardModel,
+        reward_model: RewardModel | None,
         n: int,
         rng: np.random.Generator,
     ) -> list[tuple[Clip, Clip]]:
-        """Choose n pairs of distinct clips of one context."""
+        """Choose n pairs of distinct clips of one context.
+
+        The clips carry no true rewards. Where the run fits no reward model there is None.
+        """
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Agent(Protocol):
         """Take `n_steps` of random or exploratory experience (control), or SFT (text)."""
 
     def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
-        """Up to n distinct clips of what it did lately, newest experience first."""
+        """Up to n distinct clips, drawn at random from what it did lately."""
 
     def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
         """Spend exactly `n_steps` (a multiple of `steps_unit`) on getting better at `signal`."""

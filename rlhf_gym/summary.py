@@ -49,7 +49,9 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         rng = generator(config.seed, "final clips")
         fresh = parts.agent.clips(_FRESH_CLIPS, config.clip_length, rng)
         summary["reward_correlation"] = reward_correlation(fresh, model)
-        summary["calibration"] = _calibration(config, parts)
+        # Which answers an own model held out is not known.
+        own = config.reward_model != "ensemble"
+        summary["calibration"] = {"bins": []} if own else _calibration(config, parts)
         summary["reward_accuracy_heldout"] = _last(metrics, "reward_accuracy_heldout")
     seconds = _seconds(metrics)
     seconds["setup"] = seconds_setup
@@ -72,6 +74,8 @@ def _calibration(config: TrainConfig, parts: Parts) -> dict[str, Any]:
         for side in (0, 1)
     )
     predicted = (1 / (1 + np.exp(np.clip(second - first, -500, 500)))).mean(axis=0)  # (B,)
+    noise = config.ensemble.fit.noise
+    predicted = predicted * (1 - noise) + noise / 2
     labels = np.array([p.preference_prob for p in heldout], dtype=np.float64)
     return {"bins": calibration_table(predicted, labels)}
 

@@ -48,7 +48,8 @@ class TrainConfig:
     label_schedule: Literal["hyperbolic", "constant"] = "hyperbolic"
     """Whether later rounds ask fewer questions, in proportion to 1 / (1 + 3 progress)."""
     warm_up: float = 0.05
-    """Share of the steps taken at random before the first question, in (0, 0.5]."""
+    """Share of the steps taken at random before the first question, in (0, 0.5]; more where the
+    first questions need more clips."""
     eval_episodes: int = 2
     """Evaluation episodes after each round."""
     final_episodes: int = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -23,10 +24,9 @@ from rlhf_gym.feedback.schedules import labels_per_round, steps_per_round
 from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
-from rlhf_gym.files import write_json
 from rlhf_gym.loop import Parts, Plan, run_rounds
 from rlhf_gym.progress import make_progress
-from rlhf_gym.protocols import RewardModel, SpaceInfo, Teacher
+from rlhf_gym.protocols import Acquisition, RewardModel, SpaceInfo, Teacher
 from rlhf_gym.provenance import provenance
 from rlhf_gym.registry import names, resolve
 from rlhf_gym.runs import Run
@@ -49,12 +49,15 @@ def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) 
         RunExistsError: the folder is already there.
         ConfigError, UnknownNameError: an option that cannot work; nothing was written.
     """
+    started = time.perf_counter()
     prepared = prepare(config)
-    folder = out or _fresh_folder(prepared.config)
-    run = Run.create(folder, {"config.yaml": to_yaml(prepared.config)})
-    write_json(run.folder / "provenance.json", provenance(sys.argv))
-    with run.lock():
-        _train_on(run, prepared, quiet)
+    players = _build_players(prepared)  # first, so that a mistake leaves no folder behind
+    files = {
+        "config.yaml": to_yaml(prepared.config),
+        "provenance.json": json.dumps(provenance(sys.argv), indent=2),
+    }
+    run = Run.create(out or _fresh_folder(prepared.config), files)
+    _train_on(run, prepared, players, started, quiet)
     return run
 
 
@@ -66,9 +69,10 @@ def resume(folder: Path, *, quiet: bool = False) -> Run:
         CorruptDataError: its checkpoint or store is damaged.
         RunLockedError: another process trains on it.
     """
+    started = time.perf_counter()
     run = Run.open(folder)
-    with run.lock():
-        _train_on(run, prepare(from_yaml(TrainConfig, run.config_path)), quiet)
+    prepared = prepare(from_yaml(TrainConfig, run.config_path))
+    _train_on(run, prepared, _build_players(prepared), started, quiet)
     return run
 
 
@@ -93,7 +97,8 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{info.horizon} steps; pass `--clip-length {min(50, info.horizon)}` or less."
         )
     table = config.algo if config.algo in names("agent") else "ppo"
-    settings = align(load_settings(table, config.env, config.hyperparameters), info.horizon)
+    settings = load_settings(table, config.env, config.hyperparameters)
+    settings = align(settings, info.horizon, fixed=config.hyperparameters)
     steps = config.steps or settings.n_timesteps
     plan = _plan(config, settings, info, steps)
     resolved = dataclasses.replace(
@@ -140,13 +145,14 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
         warm_up=n_warm_up,
         clip_length=config.clip_length,
         eval_episodes=config.eval_episodes,
+        source=config.reward,
     )
 
 
 def _warm_up_steps(
     config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
 ) -> int:
-    """The share asked for, but enough that the first questions are not about the same steps."""
+    """The share asked for, but at least `clip_length` steps for each of the first questions."""
     needed = math.ceil(config.labels * initial) * config.clip_length
     per_env = max(steps * config.warm_up, needed) / settings.n_envs
     # Whole episodes where the budget allows them, so that the first clips show all of one.
@@ -154,7 +160,7 @@ def _warm_up_steps(
     return max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
 
 
-def build_agent(prepared: Prepared, log_folder: Path | None = None) -> Any:
+def build_agent(prepared: Prepared) -> Any:
     """The agent of a configuration, untrained."""
     config, plan = prepared.config, prepared.plan
     longest = max(plan.warm_up, *plan.steps)
@@ -166,7 +172,6 @@ def build_agent(prepared: Prepared, log_folder: Path | None = None) -> Any:
         n_record_steps=-(-longest // prepared.settings.n_envs),
         seed=torch_seed(stream(config.seed, "agent")),
         device=config.device,
-        log_folder=log_folder,
         allow_variable_horizon=config.allow_variable_horizon,
     )
 
@@ -203,33 +208,59 @@ def _fresh_folder(config: TrainConfig) -> Path:
     return folder
 
 
-def _train_on(run: Run, prepared: Prepared, quiet: bool) -> None:
-    """Train the locked run to its end, from its last checkpoint if it has one."""
-    started = time.perf_counter()
-    config, plan = prepared.config, prepared.plan
+@dataclass(frozen=True)
+class _Players:
+    """Everything of a run that needs no folder."""
+
+    agent: Any
+    teacher: Teacher
+    acquisition: Acquisition
+    reward_model: RewardModel | None
+
+
+def _build_players(prepared: Prepared) -> _Players:
+    config = prepared.config
     torch.set_num_threads(config.threads)
-    reward_model = build_reward_model(config, prepared.info) if config.reward == "learned" else None
+    return _Players(
+        teacher=_build_teacher(config),
+        acquisition=resolve("acquisition", config.acquisition),
+        reward_model=(
+            build_reward_model(config, prepared.info) if config.reward == "learned" else None
+        ),
+        agent=build_agent(prepared),
+    )
+
+
+def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, quiet: bool) -> None:
+    """Train a run to its end, from its last checkpoint if it has one."""
+    config, plan, agent = prepared.config, prepared.plan, players.agent
+    console = Console(quiet=quiet)
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(PreferenceStore(run.store_folder))
-        agent = build_agent(prepared, run.tb_folder)
         stack.callback(agent.close)
-        parts = Parts(
-            agent,
-            store,
-            _build_teacher(config),
-            resolve("acquisition", config.acquisition),
-            reward_model,
-        )
+        stack.enter_context(run.lock())
+        store = stack.enter_context(PreferenceStore(run.store_folder))
+        agent.log_to(run.tb_folder)
+        parts = Parts(agent, store, players.teacher, players.acquisition, players.reward_model)
         first_round = _restore(run, parts)
-        labels = sum(plan.labels) if reward_model is not None else 0
-        console = Console(quiet=True) if quiet else None
+        console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
+        labels = sum(plan.labels) if plan.source == "learned" else 0
         progress = make_progress(config.steps or 0, labels, console)
-        stack.enter_context(progress)
         agent.on_steps = progress.steps
         setup = time.perf_counter() - started
-        run_rounds(parts, plan, run, progress, first_round)
-        progress.phase("final evaluation")
-        write_summary(run, config, parts, setup)
+        try:
+            with progress:
+                run_rounds(parts, plan, run, progress, first_round)
+                progress.phase("final evaluation")
+                write_summary(run, config, parts, setup)
+        except KeyboardInterrupt:
+            done = len(run.metrics())
+            console.print(
+                f"Stopped after {done} of {plan.n_rounds} rounds; these are saved. Continue with\n"
+                f"  rlhf-gym train --resume {run.folder}",
+                soft_wrap=True,
+                highlight=False,
+            )
+            raise
 
 
 def _restore(run: Run, parts: Parts) -> int:

@@ -12,7 +12,7 @@ from rlhf_gym.agents.recorder import Recorder, find_recorder
 from rlhf_gym.data import Array
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import HorizonWarning
-from rlhf_gym.errors import ConfigError, DataError, NumericalError
+from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 
 
 class CountingEnv(gym.Env[Array, Array]):
@@ -144,13 +144,44 @@ def test_the_bound_in_bytes_is_kept() -> None:
         )
 
 
-def test_a_nan_observation_stops_naming_env_and_step() -> None:
+def test_a_nan_observation_stops_before_anything_learns_from_it() -> None:
     recorder = make_recorder(1, lengths=(9,), nan_at=3)
+    with pytest.raises(NumericalError, match=r"Counting-v0 .*index \(0, 0\).* step 2"):
+        play(recorder, 5)
+
+
+def test_a_nan_in_a_terminal_observation_is_noticed() -> None:
+    with pytest.raises(NumericalError, match="non-finite"):
+        play(make_recorder(1, lengths=(3,), nan_at=3), 5)
+
+
+def test_a_substituted_reward_below_the_recorder_is_refused() -> None:
+    venv = DummyVecEnv([lambda: CountingEnv([9])])
+    recorder = Recorder(venv, context_id="x", n_steps=9)
     play(recorder, 5)
-    with pytest.raises(NumericalError, match=r"env 0 of Counting-v0 .*step 2"):
+    with pytest.raises(NotHiddenError, match=r"other than 0\.0"):
         recorder.rollout(5)
-    with pytest.raises(DataError, match="must be finite"):
-        recorder.clips(50, 4, np.random.default_rng(0))
+
+
+def test_the_ring_shrinks_to_its_bound_but_not_below_a_rollout() -> None:
+    def make(min_steps: int) -> Recorder:
+        venv = DummyVecEnv([lambda: hide_reward(CountingEnv([5]))])
+        return Recorder(venv, context_id="x", n_steps=500, min_steps=min_steps, max_bytes=1000)
+
+    assert 10 <= make(10).capacity < 500
+    with pytest.raises(ConfigError, match="above the bound"):
+        make(400)
+
+
+def test_an_episode_cut_short_of_the_horizon_warns_however_it_ends() -> None:
+    for terminates, horizon, warns in ((False, 9, True), (True, 5, False), (True, 9, True)):
+        venv = DummyVecEnv([lambda t=terminates: hide_reward(CountingEnv([5], terminates=t))])
+        recorder = Recorder(venv, context_id="x", n_steps=40, horizon=horizon)
+        if warns:
+            with pytest.warns(HorizonWarning):
+                play(recorder, 12)
+        else:
+            play(recorder, 12)
 
 
 def test_early_termination_warns_once_and_can_be_switched_off() -> None:

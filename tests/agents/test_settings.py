@@ -45,7 +45,7 @@ def test_the_mapping_reads_back_to_the_same_settings() -> None:
 
 TABLE = (
     "default: {{n_envs: {n_envs}, n_timesteps: 5, normalize: {normalize}, policy: P, "
-    "reward_scale: 1{rest}}}"
+    "reward_scale: 1, n_steps: 8, batch_size: 8{rest}}}"
 )
 
 
@@ -85,13 +85,18 @@ def test_a_malformed_table_is_refused(tmp_path: Path, content: str, message: str
 def test_aligned_rollouts_fit_episodes_and_minibatches(n_steps, batch_size, n_envs, horizon):
     aligned = align(settings_of(n_steps, batch_size, n_envs), horizon)
     steps, batch = aligned.algorithm["n_steps"], aligned.algorithm["batch_size"]
-    assert (steps * n_envs) % batch == 0 and batch <= max(batch_size, 1)
+    rollout = steps * n_envs
+    wanted = min(batch_size, rollout)
+    dividing = [size for size in range(wanted // 2 + 1, wanted + 1) if rollout % size == 0]
+    assert batch == (max(dividing) if dividing else batch_size)
     fits = horizon is not None and (horizon % steps == 0 or steps % horizon == 0)
     possible = horizon is not None and any(
         horizon % n == 0 or n % horizon == 0 for n in range((n_steps + 1) // 2, 2 * n_steps + 1)
     )
     assert fits == possible or (steps == n_steps and not possible)
     assert align(aligned, horizon).algorithm["n_steps"] == steps, "aligning twice changes nothing"
+    chosen = align(settings_of(n_steps, batch_size, n_envs), horizon, ("n_steps", "batch_size"))
+    assert chosen.algorithm == settings_of(n_steps, batch_size, n_envs).algorithm
 
 
 def test_a_unit_is_whole_rollouts_and_whole_episodes_where_they_fit() -> None:

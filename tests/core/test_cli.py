@@ -71,6 +71,7 @@ def test_a_finished_run_resumes_to_itself(run_folder: Path) -> None:
         (["train", "--config", "/no/such.yaml"], "/no/such.yaml"),
         (["train", "--resume", "/no/such/run"], "/no/such/run"),
         (["train", "--resume", "a", "--out", "b"], "--out"),
+        (["train", "--resume", "a", "--steps", "5"], "all options away"),
         (["evaluate", "/no/such/run"], "/no/such/run"),
         (["report", "/no/such/run"], "/no/such/run"),
         (["train", "--device", "cuda:7x"], "cuda:7x"),
@@ -99,11 +100,12 @@ def test_an_own_part_is_found_in_the_working_directory(tmp_path, monkeypatch) ->
     assert json.loads((tmp_path / "run/summary.json").read_text())["n_labels"] == 20
 
 
-def test_ctrl_c_says_how_to_resume(monkeypatch, capsys) -> None:
+def test_ctrl_c_says_how_to_resume_this_run(monkeypatch, capsys, tmp_path) -> None:
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlhf_gym.training.train", interrupt)
+    monkeypatch.setattr("rlhf_gym.training.run_rounds", interrupt)
     with pytest.raises(SystemExit) as stop:
-        main(["train", *SMALL])
-    assert stop.value.code == 130 and "--resume" in capsys.readouterr().err
+        main(["train", *SMALL, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 130
+    assert f"rlhf-gym train --resume {tmp_path / 'run'}" in capsys.readouterr().out

@@ -182,11 +182,15 @@ def test_an_existing_folder_is_refused_and_untouched(finished: Run) -> None:
         ({"reward_model": "no_such:Thing"}, UnknownNameError, "no_such"),
         ({"algo": "pppo"}, UnknownNameError, "ppo"),
         ({"device": "tpu9"}, ConfigError, "auto, cpu, cuda"),
+        ({"hyperparameters": {"n_epoch": 3}}, ConfigError, "n_epoch"),
+        ({"hyperparameters": {"learning_rate": "1e-3"}}, ConfigError, "learning_rate"),
+        ({"hyperparameters": {"normalize": "{'norm_reward': True}"}}, ConfigError, "normalize"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tmp_path, changes, error, message) -> None:
     with pytest.raises(error, match=message):
         training.train(with_(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists(), "nothing was written"
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(tmp_path: Path) -> None:
