@@ -152,9 +152,9 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
 def _warm_up_steps(
     config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
 ) -> int:
-    """The share asked for, but at least `clip_length` steps for each of the first questions."""
+    """The share asked for, but `clip_length` steps per first question if half the budget allows."""
     needed = math.ceil(config.labels * initial) * config.clip_length
-    per_env = max(steps * config.warm_up, needed) / settings.n_envs
+    per_env = max(steps * config.warm_up, min(needed, steps / 2)) / settings.n_envs
     # Whole episodes where the budget allows them, so that the first clips show all of one.
     whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
     return max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs

@@ -105,7 +105,11 @@ def test_ctrl_c_says_how_to_resume_this_run(monkeypatch, capsys, tmp_path) -> No
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlhf_gym.training.run_rounds", interrupt)
+    (tmp_path / "options.yaml").write_text(HYPERPARAMETERS)
+    options = ["--config", str(tmp_path / "options.yaml")]
     with pytest.raises(SystemExit) as stop:
-        main(["train", *SMALL, "--out", str(tmp_path / "run")])
+        main(["train", *SMALL, *options, "--out", str(tmp_path / "run")])
     assert stop.value.code == 130
     assert f"rlhf-gym train --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path / "run")])  # the interrupt comes again
