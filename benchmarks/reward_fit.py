@@ -105,7 +105,12 @@ def measure_ours(
         1000,
     )
     fit = FitSettings(
-        batch_size=batch_size, heldout_fraction=0.0, bootstrap=True, max_epochs=epochs
+        batch_size=batch_size,
+        heldout_fraction=0.0,
+        bootstrap=True,
+        max_epochs=epochs,
+        max_updates=10**9,
+        patience=10**9,
     )
     model = EnsembleRewardModel(
         info, RewardModelSettings(n_members=N_MEMBERS, hidden=hidden, fit=fit)
