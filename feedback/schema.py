@@ -18,7 +18,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rlhf_gym.errors import CorruptDataError, DataError, RunLockedError, SchemaError
-from rlhf_gym.feedback.shards import describe_shard, fsync_folder
+from rlhf_gym.feedback.shards import describe_shard
+from rlhf_gym.files import sync
 
 __all__ = [
     "APPLICATION_ID",
@@ -222,7 +223,7 @@ def _back_up(path: Path, version: int) -> None:
         source.backup(target)
     # SQLite has synced the copy; the rename must last too.
     os.replace(unfinished, backup)
-    fsync_folder(path.parent)
+    sync(path.parent)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -16,7 +16,7 @@ class FitSettings:
     learning_rate: float = 1e-3
     """Adam's step size, above 0."""
     batch_size: int = 16
-    """Preferences per gradient step, at least 1; small batches stay in the processor's cache."""
+    """Preferences per gradient step, at least 1."""
     max_updates: int = 160
     """Gradient steps per fit, at least 1, rounded up to whole passes: a fit costs the same however
     many answers there are, and few answers are passed over more often."""

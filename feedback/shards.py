@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from rlhf_gym.data import Array, Clip
 from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.files import sync
 
 __all__ = [
     "ShardFile",
@@ -34,7 +35,6 @@ __all__ = [
     "ShardReader",
     "check_layouts",
     "describe_shard",
-    "fsync_folder",
     "layout_of",
     "publish_shard",
     "write_shard",
@@ -164,15 +164,6 @@ def _write_array(path: Path, array: Array) -> ShardFile:
     return ShardFile(path.name, len(header.getvalue()) + len(body), crc32)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_shard(folder: Path, clips: Sequence[Clip]) -> list[ShardFile]:
     """Write all files of a shard into a new, temporary folder, and sync them.
 
@@ -192,7 +183,7 @@ def write_shard(folder: Path, clips: Sequence[Clip]) -> list[ShardFile]:
     folder.mkdir(parents=True)
     try:
         files = [_write_array(folder / name, array) for name, array in blocks.items()]
-        fsync_folder(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -204,7 +195,7 @@ def publish_shard(temporary: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    fsync_folder(final.parent)
+    sync(final.parent)
 
 
 def _damaged(path: Path, what: str) -> CorruptDataError:

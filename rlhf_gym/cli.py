@@ -76,7 +76,7 @@ def _evaluate(
     Args:
         folder: The run folder.
         episodes: How many episodes.
-        seed: Chooses their starting states; disjoint from training's whatever it is.
+        seed: Chooses their starting states; from a stream that training does not use.
         as_json: Print one JSON object instead of a table.
     """
     from rlhf_gym.offline import evaluate_run

@@ -55,7 +55,7 @@ class TrainConfig:
     final_episodes: int = 20
     """Evaluation episodes at the end."""
     threads: int = 1
-    """torch threads; small networks gain little from more, and results depend on it bit by bit."""
+    """torch threads; results depend on their number bit by bit."""
     allow_variable_horizon: bool = False
     """Whether episodes that end early pass without a warning."""
     ensemble: RewardModelSettings = field(default_factory=RewardModelSettings)
