@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rlhf_gym.agents.model_state import (
     load_arrays,
@@ -28,6 +28,7 @@ from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward
 from rlhf_gym.agents.rollouts import play_episodes
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.data import Array, Clip, Trajectory
 from rlhf_gym.device import resolve_device
 from rlhf_gym.envs.hide_reward import hide_reward
@@ -79,7 +80,7 @@ class PPOAgent:
         self.n_run_steps = n_run_steps
         self.on_steps: Callable[[int], None] | None = None
         n_steps = self.settings.algorithm["n_steps"]
-        self.venv = DummyVecEnv(
+        self.venv = SerialVecEnv(
             [lambda: hide_reward(Monitor(self._make_env()))] * self.settings.n_envs
         )
         self.recorder = Recorder(

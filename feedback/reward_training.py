@@ -159,9 +159,7 @@ def _minibatches(weights: Tensor, size: int, generator: torch.Generator) -> tupl
 def _validation_loss(net: StackedMLP, data: PairTensors, unseen: Tensor, noise: float) -> Tensor:
     """(E,) mean log-loss of each member over the preferences it does not train on."""
     total = torch.zeros(len(unseen), device=unseen.device)
-    for rows in torch.split(
-        torch.arange(len(data.pairs), device=unseen.device), PREFERENCES_AT_ONCE
-    ):
+    for rows in torch.split(unseen.any(0).nonzero()[:, 0], PREFERENCES_AT_ONCE):
         logits = pair_logits(net, data, rows)  # (E, B)
         losses = preference_loss(logits, torch.zeros_like(logits), data.probs[rows], noise)
         total += (losses * unseen[:, rows]).sum(1)
