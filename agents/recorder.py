@@ -71,12 +71,13 @@ class Recorder(VecEnvWrapper):
         if not isinstance(obs_space, spaces.Box):
             raise ConfigError(
                 f"the recorder does not take the observation space {obs_space}; it takes Box. "
-                "Wrap the env with gymnasium.wrappers.FlattenObservation."
+                "Pass the env through `make_preference_ready`, which flattens others."
             )
-        if not isinstance(action_space, (spaces.Box, spaces.Discrete, spaces.MultiBinary)):
+        discrete = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+        if not isinstance(action_space, (spaces.Box, *discrete)):
             raise ConfigError(
                 f"the recorder does not take the action space {action_space}; it takes Box, "
-                "Discrete and MultiBinary."
+                "Discrete, MultiDiscrete and MultiBinary."
             )
         obs_dtype = np.float32 if np.dtype(obs_space.dtype).kind == "f" else obs_space.dtype
         action_dtype = np.float32 if isinstance(action_space, spaces.Box) else np.int64

@@ -36,8 +36,19 @@ __all__ = [
 
 # id -> (entry point, horizon in steps)
 _TASKS = {
+    "rlhf_gym/Ant-v0": ("rlhf_gym.envs.ant:AntEnv", 300),
     "rlhf_gym/HalfCheetah-v0": ("rlhf_gym.envs.half_cheetah:HalfCheetahEnv", 1000),
+    "rlhf_gym/Hopper-v0": ("rlhf_gym.envs.hopper:HopperEnv", 300),
+    "rlhf_gym/HopperBackflip-v0": ("rlhf_gym.envs.hopper_backflip:HopperBackflipEnv", 300),
+    "rlhf_gym/InvertedDoublePendulum-v0": (
+        "rlhf_gym.envs.inverted_double_pendulum:InvertedDoublePendulumEnv",
+        50,
+    ),
+    "rlhf_gym/Pendulum-v0": ("rlhf_gym.envs.pendulum:PendulumEnv", 200),
     "rlhf_gym/PointMass-v0": ("rlhf_gym.envs.point_mass:PointMassEnv", 50),
+    "rlhf_gym/Reacher-v0": ("rlhf_gym.envs.reacher:ReacherEnv", 50),
+    "rlhf_gym/Swimmer-v0": ("rlhf_gym.envs.swimmer:SwimmerEnv", 1000),
+    "rlhf_gym/Walker2d-v0": ("rlhf_gym.envs.walker2d:Walker2dEnv", 300),
 }
 
 TASK_IDS: tuple[str, ...] = tuple(sorted(_TASKS))

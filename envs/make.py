@@ -47,12 +47,16 @@ def make_env(
 ) -> gym.Env[Any, Any]:
     """Make any Gymnasium env and pass it through `make_preference_ready`.
 
+    All that distinguishes one env of an id from another lies in `env_kwargs`, so that whoever
+    passes it on makes the same env.
+
     Args:
         env_id: A registered id with its version, or `module:Id-v0`, which imports the module that
             registers the id first.
         render_mode: As in `gymnasium.make`, e.g. "rgb_array".
         env_kwargs: Further arguments of `gymnasium.make` and of the env's constructor, e.g.
-            `{"max_episode_steps": 200}`.
+            `{"max_episode_steps": 200}`, which replaces the env's own time limit. `obs_keys` is
+            taken out and given to `make_preference_ready`.
 
     Returns:
         The env. It returns the task's true reward; hide it with `hide_reward`.
@@ -61,13 +65,16 @@ def make_env(
         UnknownNameError: nobody registered the id.
         MissingDependencyError: the module, a package that the env needs, or the OpenGL library
             that MUJOCO_GL names, is not installed.
-        ConfigError: the env takes no such argument, or has no time limit.
+        ConfigError: the env takes no such argument, has no time limit or another one inside, cannot
+            be drawn in the render mode, or has spaces that clips cannot hold.
     """
     kwargs = dict(env_kwargs or {})
+    obs_keys = tuple(kwargs.pop("obs_keys", ()))
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     spec = _find_spec(env_id)
     try:
+        _require_render_mode(spec, render_mode)
         env: gym.Env[Any, Any] = gym.make(spec, **kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise MissingDependencyError(f"{env_id} cannot be made: {error}.") from error
@@ -79,13 +86,61 @@ def make_env(
             raise
         raise missing_renderer(error) from error
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
+        raise _refused_argument(env_id, error, kwargs) from error
+    env = make_preference_ready(env, obs_keys=obs_keys)
+    wanted, found = kwargs.get("max_episode_steps"), horizon_of(env)
+    if wanted is not None and found != wanted:
         raise ConfigError(
-            f"{env_id} does not take one of the arguments {sorted(kwargs)}: {error}. "
-            "Remove it from `env_kwargs`, or see the env's documentation for what it accepts."
-        ) from error
-    return make_preference_ready(env)
+            f"a horizon of {wanted} steps was asked for, but {env_id} ends its episodes after "
+            f"{found} by a time limit inside of it; ask for {found} steps or fewer, or register "
+            "the env without that limit."
+        )
+    return env
+
+
+def _require_render_mode(spec: EnvSpec, render_mode: str | None) -> None:
+    """Stop where Gymnasium would warn, make the env, and leave the failure to its first frame."""
+    if render_mode is None or spec.entry_point is None:
+        return
+    entry_point = spec.entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    metadata = getattr(creator, "metadata", None)  # a function that makes envs has none
+    if not isinstance(metadata, Mapping):
+        return
+    modes = list(metadata.get("render_modes") or ())
+    if render_mode in modes or render_mode.removesuffix("_list") in modes:
+        return
+    if render_mode != "human" or "rgb_array" not in modes:
+        raise _cannot_draw(spec.id, render_mode, f"its render modes are {modes}")
+    # Gymnasium opens a window for an env that draws pictures, at the rate that it names.
+    if "render_fps" not in metadata:
+        raise _cannot_draw(
+            spec.id,
+            render_mode,
+            "it draws pictures but has no window, and no `render_fps` in its metadata for "
+            "Gymnasium to open one; film it with `watch --video`",
+        )
+
+
+def _refused_argument(env_id: str, error: TypeError, kwargs: Mapping[str, Any]) -> Exception:
+    """What to raise for a constructor's TypeError: one that is about no argument stays itself."""
+    takes_none = "takes no arguments" in str(error)  # a class without a constructor
+    if "unexpected keyword argument" not in str(error) and not takes_none:
+        return error
+    if "argument 'render_mode'" in str(error) or (takes_none and set(kwargs) == {"render_mode"}):
+        return _cannot_draw(env_id, kwargs["render_mode"], "its constructor takes no `render_mode`")
+    return ConfigError(
+        f"{env_id} does not take one of the arguments {sorted(kwargs)}: {error}. "
+        "Remove it from `env_kwargs`, or see the env's documentation for what it accepts."
+    )
+
+
+def _cannot_draw(env_id: str, render_mode: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{env_id} cannot be drawn with render mode {render_mode!r}: {why}. It trains and "
+        "evaluates without: only `watch` needs a renderer. To have one, take `render_mode` in the "
+        'constructor, list "rgb_array" in `metadata["render_modes"]` and define `render`.'
+    )
 
 
 def _find_spec(env_id: str) -> EnvSpec:

@@ -1,14 +1,16 @@
-"""Make any Gymnasium env ready for preferences: a fixed horizon, and states to render from."""
+"""Make any Gymnasium env ready for preferences: fixed horizon, flat observations, stored states."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 
+from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError
 
@@ -62,12 +64,16 @@ def horizon_of(env: gym.Env[Any, Any]) -> int | None:
     return min(limits, default=None)
 
 
-def make_preference_ready(env: gym.Env[Any, Any], horizon: int | None = None) -> gym.Env[Any, Any]:
+def make_preference_ready(
+    env: gym.Env[Any, Any], horizon: int | None = None, obs_keys: Sequence[str] = ()
+) -> gym.Env[Any, Any]:
     """Give an env what learning from preferences needs. Calling it twice changes nothing.
 
     1. A fixed horizon: without one an episode's length depends on the task, and tells the agent
        about it past the reward model.
-    2. The simulator's state in `info["sim_state"]`, to render clips from later, where the env has
+    2. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
+       and MultiBinary are flattened (`FlatObservation`); a Box is left as it is.
+    3. The simulator's state in `info["sim_state"]`, to render clips from later, where the env has
        one (a MuJoCo model, or the hook of `rlhf_gym.envs.sim_state`).
 
     The reward is left alone: hide it with `hide_reward`.
@@ -75,13 +81,38 @@ def make_preference_ready(env: gym.Env[Any, Any], horizon: int | None = None) ->
     Args:
         env: Any Gymnasium env.
         horizon: Steps per episode, for an env without a time limit of its own.
+        obs_keys: The keys of a Dict observation to keep, e.g. ("observation", "desired_goal");
+            () keeps all. They follow each other in the space's order.
 
     Returns:
         The env, wrapped as far as it needs to be.
 
     Raises:
-        ConfigError: no horizon is known, it is below 1, or it contradicts the env's own.
+        ConfigError: no horizon is known, it is below 1, or it contradicts the env's own; the keys
+            are not there, or contradict an earlier choice; a space that clips cannot hold.
     """
+    check_action_space(env)
+    env = _with_horizon(_with_flat_observations(env, obs_keys), horizon)
+    if any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env)):
+        return env
+    return SimStateInfo(env) if SimStateReader(env).supported else env
+
+
+def _with_flat_observations(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> gym.Env[Any, Any]:
+    flat = [layer for layer in wrapper_layers(env) if isinstance(layer, FlatObservation)]
+    if not flat:
+        is_array = isinstance(env.observation_space, spaces.Box)
+        return env if is_array and not obs_keys else FlatObservation(env, obs_keys)
+    if obs_keys and set(obs_keys) != set(flat[0].obs_keys):
+        raise ConfigError(
+            f"`obs_keys` is {list(obs_keys)}, but the observations of {env} were already flattened "
+            f"from {list(flat[0].obs_keys)}; choose the keys where that was done, or register the "
+            "env with its Dict observations."
+        )
+    return env
+
+
+def _with_horizon(env: gym.Env[Any, Any], horizon: int | None) -> gym.Env[Any, Any]:
     if horizon is not None and horizon < 1:
         raise ConfigError(f"`horizon` is {horizon}, expected at least 1 step.")
     current = horizon_of(env)
@@ -89,15 +120,11 @@ def make_preference_ready(env: gym.Env[Any, Any], horizon: int | None = None) ->
         raise ConfigError(
             f"{env} has no time limit, and learning from preferences needs a fixed horizon; "
             "register it with `max_episode_steps=N`, or pass one: "
-            "`make_preference_ready(env, horizon=N)`."
+            "`make_preference_ready(env, horizon=N)`, on the command line `--horizon N`."
         )
     if current is not None and horizon is not None and horizon != current:
         raise ConfigError(
             f"`horizon` is {horizon}, but {env} already ends its episodes after {current} steps; "
             f"leave `horizon` out, or make the env with `max_episode_steps={horizon}`."
         )
-    if current is None and horizon is not None:
-        env = TimeLimit(env, max_episode_steps=horizon)
-    if any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env)):
-        return env
-    return SimStateInfo(env) if SimStateReader(env).supported else env
+    return TimeLimit(env, max_episode_steps=horizon) if current is None and horizon else env

@@ -58,8 +58,8 @@ class LearnedRewardWrapper(RewardReplacer):
             if space.shape is None:
                 raise ConfigError(
                     f"the {name} of {env} is {space}; a reward function takes arrays (Box, "
-                    "Discrete, MultiDiscrete, MultiBinary): flatten it first, for observations "
-                    "with gymnasium.wrappers.FlattenObservation."
+                    "Discrete, MultiDiscrete, MultiBinary): pass the env through "
+                    "`make_preference_ready` first, which flattens observations."
                 )
         self.reward_function = reward_function
         self._obs: Array | None = None

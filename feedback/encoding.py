@@ -14,15 +14,17 @@ from rlhf_gym.protocols import SpaceInfo
 __all__ = ["StepEncoder"]
 
 _ACCEPTED = (
-    "observations Box (any shape); actions Box, Discrete or MultiBinary. For other spaces wrap the "
-    "env (gymnasium.wrappers.FlattenObservation) or pass your own reward model as module:attribute"
+    "observations Box (any shape); actions Box, Discrete, MultiDiscrete or MultiBinary. Pass the "
+    "env through `rlhf_gym.envs.make_preference_ready`, which flattens other observations, or pass "
+    "your own reward model as module:attribute"
 )
 
 
 class StepEncoder:
     """Turns a batch of steps into float32 features: observation, action and, if asked, next one.
 
-    Box observations and actions are flattened, Discrete actions become one-hot vectors.
+    Box and MultiBinary are flattened; Discrete actions become one-hot vectors, MultiDiscrete ones a
+    one-hot vector per dimension, one after the other, as `gymnasium.spaces.flatten` has it.
 
     Args:
         info: The spaces of the env.
@@ -34,9 +36,9 @@ class StepEncoder:
 
     def __init__(self, info: SpaceInfo, *, use_next_obs: bool = False) -> None:
         self._obs_size = _flat_size(info.observation_space, "observation space", (spaces.Box,))
-        self._action_space = info.action_space
-        accepted = (spaces.Box, spaces.Discrete, spaces.MultiBinary)
+        accepted = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
         self._action_size = _flat_size(info.action_space, "action space", accepted)
+        self._choices = _choices(info.action_space)
         self.use_next_obs = use_next_obs
         self.n_features = self._obs_size * (2 if use_next_obs else 1) + self._action_size
 
@@ -49,11 +51,25 @@ class StepEncoder:
         return np.concatenate(parts, axis=-1, dtype=np.float32)  # (B, T, F)
 
     def _encode_actions(self, actions: Array) -> Array:
-        if isinstance(self._action_space, spaces.Discrete):
-            one_hot = np.eye(self._action_size, dtype=np.float32)
-            rows = actions.astype(np.int64) - int(self._action_space.start)
-            return one_hot[rows.reshape(actions.shape[:2])]  # (B, T, A)
-        return actions.reshape(*actions.shape[:2], self._action_size).astype(np.float32)
+        flat = actions.reshape(*actions.shape[:2], -1)  # (B, T, dimensions)
+        if self._choices is not None:
+            n_choices, values = self._choices
+            # Comparing lets the zeros of padded steps pass, whatever the first choice is.
+            one_hot: Array = np.repeat(flat, n_choices, axis=-1) == values  # (B, T, A)
+            return one_hot.astype(np.float32)
+        return flat.astype(np.float32)  # (B, T, A)
+
+
+def _choices(space: spaces.Space[Any]) -> tuple[Array, Array] | None:
+    """How many choices each dimension has, and all their values in a row; None for numbers."""
+    if isinstance(space, spaces.Discrete):
+        n_choices, starts = np.array([space.n]), np.array([space.start])
+    elif isinstance(space, spaces.MultiDiscrete):
+        n_choices, starts = space.nvec.flatten(), space.start.flatten()
+    else:
+        return None
+    values = [start + np.arange(n) for n, start in zip(n_choices, starts, strict=True)]
+    return n_choices, np.concatenate(values)
 
 
 def _flat_size(space: spaces.Space[Any], name: str, accepted: tuple[type, ...]) -> int:

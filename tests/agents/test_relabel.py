@@ -17,8 +17,12 @@ from rlhf_gym.agents.relabel import SubstituteReward, check_hidden
 from rlhf_gym.agents.vec_reward import VecLearnedReward
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.hide_reward import hide_reward
+from rlhf_gym.envs.make import space_info
+from rlhf_gym.envs.preference_ready import make_preference_ready
 from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
 from rlhf_gym.errors import ConfigError, NotHiddenError, NumericalError
+from rlhf_gym.feedback.reward_model import EnsembleRewardModel
+from rlhf_gym.feedback.settings import RewardModelSettings
 
 N_STEPS = 24
 
@@ -108,6 +112,72 @@ def test_relabelling_equals_both_per_step_wrappers(n_envs, lengths, kinds) -> No
     for other in (stepwise, wrapped):
         for name, values in relabelled.items():
             np.testing.assert_allclose(values, other[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+class NamedParts(DriftEnv):
+    """The same walk, pushed by choices, and observed as a Dict with a part to leave out."""
+
+    observation_space = spaces.Dict(  # type: ignore[assignment]
+        {
+            "x": spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            "late": spaces.Discrete(2),
+            "unused": spaces.Text(5),
+        }
+    )
+
+    def __init__(self, action_space, lengths: list[int], kinds: list[bool]) -> None:
+        super().__init__(lengths, kinds)
+        self.action_space = action_space
+
+    def _named(self, x):
+        return {"x": x, "late": int(self.t > 2), "unused": "abc"}
+
+    def reset(self, *, seed=None, options=None):
+        x, info = super().reset(seed=seed)
+        return self._named(x), info
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.int64))
+        choice = np.resize(np.asarray(action), 2)
+        self.x = (0.9 * self.x + np.append(choice, choice.sum())).astype(np.float32)
+        self.t += 1
+        done = self.t >= self.lengths[self.episode % len(self.lengths)]
+        terminated = done and self.kinds[self.episode % len(self.kinds)]
+        return self._named(self.x.copy()), 7.0, terminated, done and not terminated, {}
+
+
+@settings(max_examples=8)
+@given(
+    action_space=st.sampled_from([spaces.Discrete(3), spaces.MultiDiscrete([2, 3])]),
+    n_envs=st.integers(1, 2),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    kinds=st.lists(st.booleans(), min_size=1, max_size=2),
+)
+def test_the_default_reward_model_rewards_choices_and_dicts_alike_both_ways(
+    action_space, n_envs, lengths, kinds
+) -> None:
+    def bare() -> gym.Env:
+        env = NamedParts(action_space, lengths, kinds)
+        return make_preference_ready(env, horizon=40, obs_keys=("x", "late"))
+
+    info = space_info(bare())
+    assert info.observation_space.shape == (5,)  # late: 2, x: 3
+    model = EnsembleRewardModel(info, RewardModelSettings(n_members=2, hidden=(8,)), seed=1)
+
+    def hidden() -> VecEnv:
+        return DummyVecEnv([lambda: hide_reward(Monitor(bare()))] * n_envs)
+
+    recorder = Recorder(hidden(), context_id="N", n_steps=N_STEPS, allow_variable_horizon=True)
+    relabelled = collected(
+        ppo(VecNormalize(recorder, norm_reward=False)), SubstituteReward(model.rewards)
+    )
+    per_step = VecLearnedReward(hidden(), model.rewards)
+    single = DummyVecEnv([lambda: LearnedRewardWrapper(bare(), model.rewards)] * n_envs)
+    assert np.ptp(relabelled["rewards"]) > 0
+    for other in (per_step, single):
+        stepwise = collected(ppo(VecNormalize(other, norm_reward=False)))
+        for name, values in relabelled.items():
+            np.testing.assert_allclose(values, stepwise[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def recorded_model(algorithm=PPO, n_envs=2, true_reward=7.0, **kwargs):

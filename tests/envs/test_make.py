@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rlhf_gym.envs import TASK_IDS
 from rlhf_gym.envs.make import early_end_warning, env_table, make_env, space_info
 from rlhf_gym.envs.preference_ready import SimStateInfo
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
@@ -195,12 +196,78 @@ def test_the_warning_of_early_ends_names_the_env_and_both_switches() -> None:
 
 def test_the_table_has_one_line_for_each_of_our_ids_only() -> None:
     rows = env_table()
-    assert [row[0] for row in rows] == ["rlhf_gym/HalfCheetah-v0", "rlhf_gym/PointMass-v0"]
-    assert rows[0][1].startswith("A two-legged planar robot")
-    assert rows[1][1].startswith("A point in a square arena")
+    assert [row[0] for row in rows] == list(TASK_IDS)
+    lines = dict(rows)
+    assert lines["rlhf_gym/HalfCheetah-v0"].startswith("A two-legged planar robot")
+    assert lines["rlhf_gym/HopperBackflip-v0"].startswith("A robot with one leg turns backflips")
+    assert lines["rlhf_gym/PointMass-v0"].startswith("A point in a square arena")
     assert all(line.endswith(".") and "\n" not in line for _, line in rows)
 
 
 def test_the_table_includes_an_id_registered_later_in_our_namespace() -> None:
     gym.register("rlhf_gym/Another-v0", "rlhf_gym.envs.point_mass:PointMassEnv")
     assert "rlhf_gym/Another-v0" in dict(env_table())
+
+
+def test_a_horizon_replaces_the_envs_own_or_gives_it_one() -> None:
+    gym.register("Endless-v0", lambda **_: Endless())
+    for env_id in ("Endless-v0", "Pendulum-v1"):
+        env = make_env(env_id, env_kwargs={"max_episode_steps": 300})
+        assert space_info(env).horizon == 300
+
+
+def test_a_horizon_beyond_a_time_limit_inside_of_the_env_is_refused() -> None:
+    gym.register("Inside-v0", lambda **_: gym.wrappers.TimeLimit(Endless(), 20))
+    assert space_info(make_env("Inside-v0", env_kwargs={"max_episode_steps": 10})).horizon == 10
+    with pytest.raises(ConfigError, match="after 20 by a time limit inside"):
+        make_env("Inside-v0", env_kwargs={"max_episode_steps": 30})
+
+
+def test_keys_are_chosen_through_the_arguments_and_do_not_reach_the_constructor() -> None:
+    class Named(Endless):
+        observation_space = gym.spaces.Dict(  # type: ignore[assignment]
+            {"a": gym.spaces.Box(0, 1, (2,)), "b": gym.spaces.Box(0, 1, (3,))}
+        )
+
+    gym.register("Named-v0", Named, max_episode_steps=5)
+    kwargs = {"obs_keys": ["b"]}
+    assert make_env("Named-v0", env_kwargs=kwargs).observation_space.shape == (3,)
+    assert make_env("Named-v0").observation_space.shape == (5,)
+    assert kwargs == {"obs_keys": ["b"]}
+
+
+class Pictures(Endless):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+
+@pytest.mark.parametrize("mode", ["human", "rgb_array"])
+def test_an_env_that_cannot_be_drawn_says_that_only_watch_needs_it(mode: str) -> None:
+    class Claims(Endless):
+        metadata = {"render_modes": ["human", "rgb_array"]}  # noqa: RUF012
+
+    # No modes; modes but no argument; a function, whose modes nobody knows before.
+    for i, creator in enumerate((Endless, Claims, lambda: Endless())):
+        gym.register(f"Dark{i}-v0", creator, max_episode_steps=5)
+        assert space_info(make_env(f"Dark{i}-v0")).horizon == 5, "it trains"
+        with pytest.raises(ConfigError, match="only `watch` needs a renderer"):
+            make_env(f"Dark{i}-v0", render_mode=mode)
+
+
+def test_a_render_mode_that_the_env_has_is_taken() -> None:
+    gym.register("Pictures-v0", Pictures, max_episode_steps=5)
+    assert make_env("Pictures-v0", render_mode="rgb_array").render_mode == "rgb_array"
+    with pytest.warns(UserWarning, match="HumanRendering"):  # Gymnasium's window for pictures
+        assert make_env("Pictures-v0", render_mode="human").render_mode == "human"
+
+
+def test_a_window_for_pictures_without_a_rate_is_refused_naming_the_video() -> None:
+    class Timeless(Pictures):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    gym.register("Timeless-v0", Timeless, max_episode_steps=5)
+    assert make_env("Timeless-v0", render_mode="rgb_array").render_mode == "rgb_array"
+    with pytest.raises(ConfigError, match=r"no `render_fps`.*watch --video"):
+        make_env("Timeless-v0", render_mode="human")

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import WrapperSpec
 from gymnasium.wrappers import TimeLimit
 
 from rlhf_gym.envs import hide_reward, make_preference_ready
@@ -90,3 +91,94 @@ def test_every_state_is_an_array_of_its_own(env_id: str) -> None:
 def test_an_env_without_state_is_given_no_wrapper_for_it() -> None:
     env = make_preference_ready(gym.make("CartPole-v1"))
     assert not any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env))
+
+
+class Arm(PointMassEnv):
+    """PointMass that observes a Dict: its four numbers by name, and a sensor of no use."""
+
+    parts = gym.spaces.Dict(
+        {
+            "position": gym.spaces.Box(-1, 1, (2,)),
+            "goal": gym.spaces.Box(-1, 1, (2,)),
+            "noise": gym.spaces.Discrete(3),
+        }
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = self.parts  # type: ignore[assignment]
+
+    def _by_name(self, obs: Any) -> Any:
+        return {"position": obs[:2], "goal": obs[2:], "noise": 1}
+
+    def reset(self, **kwargs: Any) -> Any:
+        obs, info = super().reset(**kwargs)
+        return self._by_name(obs), info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = super().step(action)
+        return self._by_name(obs), *rest
+
+
+def test_a_dict_becomes_the_vector_of_its_chosen_keys_and_keeps_its_state() -> None:
+    plain = PointMassEnv()
+    seen, _ = plain.reset(seed=3)
+    env = make_preference_ready(Arm(), horizon=7, obs_keys=("position", "goal"))
+    obs, info = env.reset(seed=3)
+    np.testing.assert_array_equal(obs, np.concatenate([seen[2:], seen[:2]]))  # sorted: goal first
+    np.testing.assert_array_equal(info["sim_state"][:2], seen[:2])
+    assert episode_length(env) == 7
+
+
+def test_without_chosen_keys_all_are_kept() -> None:
+    env = make_preference_ready(Arm(), horizon=7)
+    assert env.observation_space == gym.spaces.flatten_space(Arm.parts)
+    obs, _ = env.reset(seed=3)
+    np.testing.assert_array_equal(obs[2:5], [0, 1, 0])  # goal, noise, position
+
+
+def test_flattening_again_changes_nothing() -> None:
+    env = make_preference_ready(Arm(), horizon=7, obs_keys=("goal", "position"))
+    assert make_preference_ready(env) is env
+    assert make_preference_ready(env, obs_keys=("position", "goal")) is env
+    everything = make_preference_ready(Arm(), horizon=7)
+    assert make_preference_ready(everything) is everything
+
+
+def test_another_choice_of_keys_after_flattening_is_refused() -> None:
+    env = make_preference_ready(Arm(), horizon=7, obs_keys=("goal",))
+    with pytest.raises(ConfigError, match=r"already flattened from \['goal'\]"):
+        make_preference_ready(env, obs_keys=("position",))
+
+
+def test_a_box_is_left_as_it_is_and_has_no_keys_to_choose() -> None:
+    assert make_preference_ready(PointMassEnv(), horizon=7).observation_space.shape == (4,)
+    with pytest.raises(ConfigError, match="have no keys"):
+        make_preference_ready(PointMassEnv(), horizon=7, obs_keys=("position",))
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Text(5), gym.spaces.Tuple((gym.spaces.Text(5),))])
+def test_text_is_refused_wherever_it_stands(space: Any) -> None:
+    for name in ("observation_space", "action_space"):
+        env = PointMassEnv()
+        setattr(env, name, space)
+        with pytest.raises(ConfigError, match="Supported are Box, Discrete"):
+            make_preference_ready(env, horizon=7)
+
+
+def test_a_registered_choice_of_keys_survives_json() -> None:
+    wrapper = WrapperSpec(
+        "make_preference_ready",
+        "rlhf_gym.envs.preference_ready:make_preference_ready",
+        {"obs_keys": ["goal"]},
+    )
+    gym.register("Arm-v0", Arm, max_episode_steps=7, additional_wrappers=(wrapper,))
+    try:
+        env = gym.make("Arm-v0")
+        assert env.observation_space.shape == (2,)
+        assert env.spec is not None
+        flat = [w for w in env.spec.additional_wrappers if w.name == "FlatObservation"]
+        assert [w.kwargs for w in flat] == [{"obs_keys": ["goal"]}]
+        assert str(gym.make(env.spec)) == str(env)
+    finally:
+        del gym.registry["Arm-v0"]

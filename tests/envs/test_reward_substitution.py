@@ -151,7 +151,7 @@ def test_observations_that_are_no_array_are_refused_by_name() -> None:
     env.observation_space = gym.spaces.Dict(  # type: ignore[assignment]
         {"camera": gym.spaces.Box(0, 1, (3,))}
     )
-    with pytest.raises(ConfigError, match="FlattenObservation"):
+    with pytest.raises(ConfigError, match="make_preference_ready"):
         LearnedRewardWrapper(env, linear)
 
 

@@ -1,0 +1,167 @@
+"""From Gymnasium's spaces to the arrays that clips hold: what is flattened, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from rlhf_gym.data import Array
+from rlhf_gym.errors import ConfigError
+
+__all__ = ["FlatObservation", "check_action_space", "sample_actions", "unsupported_spaces"]
+
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_OBSERVATIONS = (
+    "Supported are Box, Discrete, MultiDiscrete and MultiBinary, and Dict and Tuple of these, "
+    "nested at will"
+)
+
+
+class FlatObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Turns observations into one vector each, by `gymnasium.spaces.flatten`.
+
+    The parts of a Dict or Tuple follow each other in the space's order, nested ones included;
+    Discrete and MultiDiscrete become one-hot. The dtype is the one that NumPy promotes the parts
+    to. `make_preference_ready` applies it where it is needed.
+
+    Args:
+        env: An env whose observations are not arrays yet.
+        obs_keys: The top-level keys of a Dict to keep, in any order; () keeps all.
+
+    Attributes:
+        obs_keys: The keys kept, in the space's order; () where there are no keys.
+
+    Raises:
+        ConfigError: an unknown key, keys for a space that has none, or a space that has no vector
+            form of one length (Text, Graph, Sequence and so on).
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], obs_keys: Sequence[str] = ()) -> None:
+        RecordConstructorArgs.__init__(self, obs_keys=list(obs_keys))
+        gym.ObservationWrapper.__init__(self, env)
+        self._space = _kept(env, obs_keys)
+        self.obs_keys = tuple(self._space) if isinstance(self._space, spaces.Dict) else ()
+        if wrong := unsupported_spaces(self._space):
+            keys = " or leave its key out of `obs_keys`," if self.obs_keys else ""
+            raise ConfigError(
+                f"{env} observes {', '.join(wrong)}, which is no array of one shape. "
+                f"{_OBSERVATIONS}; turn it into one of them with "
+                f"gymnasium.wrappers.TransformObservation,{keys} before `make_preference_ready`."
+            )
+        self.observation_space = spaces.flatten_space(self._space)
+
+    def observation(self, observation: Any) -> Array:
+        """The vector of one observation: (D,), a fresh array."""
+        flat: Array = np.asarray(spaces.flatten(self._space, observation))
+        return flat
+
+
+def _kept(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> spaces.Space[Any]:
+    """The observation space, without the keys that were not chosen."""
+    space = env.observation_space
+    if not obs_keys:
+        return space
+    if not isinstance(space, spaces.Dict):
+        raise ConfigError(
+            f"`obs_keys` is {list(obs_keys)}, but the observations of {env} have no keys: they are "
+            f"{space}. Leave `obs_keys` out."
+        )
+    if unknown := [key for key in obs_keys if key not in space.spaces]:
+        raise ConfigError(
+            f"`obs_keys` names {unknown}, which {env} does not observe; its keys are {list(space)}."
+        )
+    # The space's order, so that the same choice is the same vector however it was written down.
+    return spaces.Dict([(key, part) for key, part in space.items() if key in obs_keys])
+
+
+def unsupported_spaces(space: spaces.Space[Any], name: str = "") -> list[str]:
+    """The parts of a space that have no vector form of one length, each with where it stands.
+
+    >>> from gymnasium.spaces import Box, Dict, Text
+    >>> unsupported_spaces(Dict({"joints": Box(0, 1, (2,)), "task": Dict({"name": Text(9)})}))
+    ["Text(1, 9, charset=...) (at 'task/name')"]
+    """
+    parts: list[tuple[Any, spaces.Space[Any]]] = []
+    if isinstance(space, spaces.Dict):
+        parts = list(space.items())
+    elif isinstance(space, spaces.Tuple):
+        parts = list(enumerate(space.spaces))
+    elif not isinstance(space, _ARRAYS):
+        # A Text space shows its whole alphabet.
+        text = (
+            f"Text({space.min_length}, {space.max_length}, charset=...)"
+            if isinstance(space, spaces.Text)
+            else str(space)
+        )
+        return [f"{text} (at {name!r})" if name else text]
+    return [
+        wrong
+        for key, part in parts
+        for wrong in unsupported_spaces(part, f"{name}/{key}" if name else str(key))
+    ]
+
+
+def check_action_space(env: gym.Env[Any, Any]) -> None:
+    """Refuse actions that clips and policies cannot hold as arrays.
+
+    Raises:
+        ConfigError: anything but Box, Discrete, MultiDiscrete and MultiBinary, or choices that are
+            not counted from 0.
+    """
+    space = env.action_space
+    if not isinstance(space, _ARRAYS):
+        raise ConfigError(
+            f"the action space of {env} is {space}. Supported are Box, Discrete, MultiDiscrete "
+            "and MultiBinary; turn it into one of them with gymnasium.wrappers.TransformAction, "
+            "e.g. a Tuple of Discrete into a MultiDiscrete."
+        )
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start != 0):
+        raise ConfigError(
+            f"the action space of {env} is {space}, and Stable-Baselines3 counts choices from 0; "
+            "shift it with gymnasium.wrappers.TransformAction, or declare it without `start`."
+        )
+
+
+def sample_actions(space: spaces.Space[Any], n: int, rng: np.random.Generator) -> Array:
+    """Actions drawn uniformly and independently from an action space, in one call.
+
+    Args:
+        space: Box with finite bounds, Discrete, MultiDiscrete or MultiBinary.
+        n: How many.
+        rng: What they depend on; the space's own generator is left alone.
+
+    Returns:
+        (n, A...): a Box's own dtype, else int64.
+
+    Raises:
+        ConfigError: another space, or a Box without finite bounds.
+    """
+    if isinstance(space, spaces.Box):
+        if not space.is_bounded():
+            raise ConfigError(
+                f"random actions cannot be drawn from {space}, which has no bounds; declare the "
+                "bounds within which the robot may be driven."
+            )
+        size = (n, *space.shape)
+        if np.dtype(space.dtype).kind == "f":
+            return rng.uniform(space.low, space.high, size).astype(space.dtype)
+        return rng.integers(space.low, space.high, size, endpoint=True).astype(space.dtype)
+    drawn: Array
+    if isinstance(space, spaces.Discrete):
+        drawn = rng.integers(space.n, size=n) + space.start
+        return drawn
+    if isinstance(space, spaces.MultiDiscrete):
+        drawn = rng.integers(space.nvec, size=(n, *space.nvec.shape)) + space.start
+        return drawn
+    if isinstance(space, spaces.MultiBinary):
+        drawn = rng.integers(2, size=(n, *space.shape))
+        return drawn
+    raise ConfigError(
+        f"random actions cannot be drawn from {space}; supported are Box, Discrete, MultiDiscrete "
+        "and MultiBinary."
+    )

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_gym.config import from_yaml, to_yaml
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.train_config import TrainConfig
+
+
+def test_horizon_and_keys_join_the_arguments_of_the_env() -> None:
+    config = TrainConfig(horizon=300, obs_keys=("a", "b"), env_kwargs={"gravity": 9.81})
+    assert config.make_env_kwargs() == {
+        "gravity": 9.81,
+        "max_episode_steps": 300,
+        "obs_keys": ("a", "b"),
+    }
+    assert config.env_kwargs == {"gravity": 9.81}, "untouched"
+    assert TrainConfig().make_env_kwargs() == {}
+
+
+def test_horizon_and_keys_survive_the_configuration_file(tmp_path: Path) -> None:
+    config = TrainConfig(horizon=300, obs_keys=("a", "b"))
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert from_yaml(TrainConfig, path) == config
+    path.write_text("obs_keys: a\n")
+    with pytest.raises(ConfigError, match="obs_keys is 'a'"):
+        from_yaml(TrainConfig, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"horizon": 5, "env_kwargs": {"max_episode_steps": 7}}, "`horizon` is 5"),
+        ({"obs_keys": ("a",), "env_kwargs": {"obs_keys": ["b"]}}, "keep `obs_keys`"),
+        ({"horizon": 0}, "--horizon"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        TrainConfig(**options)
