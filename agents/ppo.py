@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
@@ -31,6 +30,7 @@ from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.data import Array, Clip, Trajectory
 from rlhf_gym.device import resolve_device
+from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env, space_info
 from rlhf_gym.errors import ConfigError, CorruptDataError
@@ -49,7 +49,7 @@ class PPOAgent:
         env_id: Any Gymnasium id, or `module:id`.
         n_run_steps: Env steps of the whole run; SB3's schedules run over them.
         settings: Hyper-parameters; None takes the task's from the shipped table.
-        env_kwargs: Passed to `gymnasium.make`.
+        env_kwargs: Passed to `make_env`.
         n_record_steps: Steps per env that clips are drawn from; None keeps one episode.
         seed: Draws the initial weights.
         device: "auto", "cpu" or a CUDA device.
@@ -151,14 +151,7 @@ class PPOAgent:
         env.reset()
         space, n_envs = self.info.action_space, self.settings.n_envs
         for _ in range(n_steps // n_envs):
-            if isinstance(space, spaces.Box):
-                size = (n_envs, *space.shape)
-                actions = self._rng.uniform(space.low, space.high, size).astype(space.dtype)
-            elif isinstance(space, spaces.Discrete):
-                actions = self._rng.integers(space.n, size=n_envs) + space.start
-            else:
-                actions = self._rng.integers(2, size=(n_envs, *space.shape))
-            env.step(actions)
+            env.step(sample_actions(space, n_envs, self._rng))
             self.model.num_timesteps += n_envs
         self._drop_episodes()
 

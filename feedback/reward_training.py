@@ -20,6 +20,7 @@ __all__ = ["PREFERENCES_AT_ONCE", "FitOutcome", "PairTensors", "fit_pairs", "pai
 
 _WEIGHT_DECAY_RANGE = (1.0, 30.0)
 _WEIGHT_DECAY_FACTOR = 1.1  # a pass
+_USUAL_CLIP_LENGTH = 50
 PREFERENCES_AT_ONCE = 32
 """Where no gradient is needed: few enough that the activations stay in the processor's cache."""
 
@@ -93,9 +94,12 @@ def fit_pairs(
     best_loss = torch.full((len(unseen),), torch.inf, device=unseen.device)  # (E,)
     best = [p.detach().clone() for p in net.parameters()]
     updates_per_epoch = math.ceil(int((data.weights > 0).sum(1).max()) / settings.batch_size)
-    max_epochs = min(settings.max_epochs, math.ceil(settings.max_updates / updates_per_epoch))
+    # An update's cost and what it learns from grow with its steps, so steps are what is budgeted.
+    shorter = _USUAL_CLIP_LENGTH / data.mask.shape[1]
+    max_epochs = math.ceil(settings.max_updates * shorter / updates_per_epoch)
+    max_epochs = min(settings.max_epochs, max_epochs)
     epoch, stale = 0, 0
-    while epoch < max_epochs and stale * updates_per_epoch < settings.patience:
+    while epoch < max_epochs and stale * updates_per_epoch < settings.patience * shorter:
         epoch += 1
         loss_train = _run_epoch(net, data, settings, optimizer, generator)
         if not validate:

@@ -18,13 +18,14 @@ class FitSettings:
     batch_size: int = 16
     """Preferences per gradient step, at least 1."""
     max_updates: int = 160
-    """Gradient steps per fit, at least 1, rounded up to whole passes: a fit costs the same however
-    many answers there are, and few answers are passed over more often."""
+    """Gradient steps per fit on clips of 50 steps, at least 1, rounded up to whole passes; shorter
+    clips get more in proportion. A fit costs the same however many answers there are and however
+    long their clips, and few answers are passed over more often."""
     max_epochs: int = 100
     """Passes over the training preferences, at least 1, if that is fewer."""
     patience: int = 60
-    """Gradient steps without a better validation loss of any member after which a fit stops (whole
-    passes, rounded up); each member keeps its best weights."""
+    """Gradient steps, counted like `max_updates`, without a better validation loss of any member
+    after which a fit stops (whole passes, rounded up); each member keeps its best weights."""
     heldout_fraction: float = 0.1
     """Share of answers that no member trains on, in [0, 0.5]: the held-out figures come from
     these. Members are validated on them and on what their bootstrap sample left out; with neither

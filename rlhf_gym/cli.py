@@ -126,6 +126,50 @@ def _export(folder: Folder, sb3: Path) -> None:
         print(path)
 
 
+def _benchmark(
+    spec: Folder,
+    out: Path | None = None,
+    workers: int | None = None,
+    only: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
+    report_only: bool = False,
+    keep_runs: bool = False,
+    publish_yardsticks: Path | None = None,
+) -> None:
+    """Measure tasks x settings x seeds, then write tables and figures; go on where it was stopped.
+
+    Args:
+        spec: The specification, a YAML file; see docs/benchmark-command.md.
+        out: The folder of the results; default: benchmarks/results/NAME.
+        workers: Runs at once; default: the specification's.
+        only: Settings to run now.
+        tasks: Tasks to run now.
+        seeds: Seeds to run now.
+        report_only: Make no run; write tables and figures of what is there.
+        keep_runs: Keep the run folders, below the results' `work`.
+        publish_yardsticks: Put the reference returns into this file, as rlhf_gym/yardsticks.json.
+    """
+    from rlhf_gym.benchmark.command import run_benchmark
+    from rlhf_gym.benchmark.spec import load_spec
+
+    result = run_benchmark(
+        load_spec(spec),
+        out,
+        workers=workers,
+        only=only,
+        tasks=tasks,
+        seeds=seeds,
+        report_only=report_only,
+        keep_runs=keep_runs,
+        yardsticks=publish_yardsticks,
+        command=["rlhf-gym", *sys.argv[1:]],
+    )
+    for failure in result.failures:
+        print(f"\n{failure.job.label} failed ({failure.log}):\n{failure.error}", file=sys.stderr)
+    raise SystemExit(1 if result.failures else 0)
+
+
 def _envs() -> None:
     """List the registered environments, one line each."""
     from rlhf_gym.envs.make import env_table
@@ -148,6 +192,7 @@ _COMMANDS: dict[str, Any] = {
     "watch": _watch,
     "report": _report,
     "export": _export,
+    "benchmark": _benchmark,
     "envs": _envs,
     "doctor": _doctor,
 }

@@ -57,7 +57,7 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     """Fit a fresh reward model to the answers of a run, and say how well it does."""
     loaded = _open(folder)
     config = loaded.prepared.config
-    env = make_env(config.env, env_kwargs=config.env_kwargs)
+    env = make_env(config.env, env_kwargs=config.make_env_kwargs())
     info = space_info(env)
     env.close()
     model = build_reward_model(replace(config, device=device), info)
@@ -95,7 +95,7 @@ def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> N
     agent = load_agent(folder)
     config = from_yaml(TrainConfig, Run.open(folder).config_path)
     mode = "human" if video is None else "rgb_array"
-    env = make_env(config.env, render_mode=mode, env_kwargs=config.env_kwargs)
+    env = make_env(config.env, render_mode=mode, env_kwargs=config.make_env_kwargs())
     try:
         watch_policy(env, lambda obs: agent.act(obs[None])[0], n_episodes, video, seed=seed)
     finally:

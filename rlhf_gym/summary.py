@@ -46,6 +46,7 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         "reference": _reference(config, [t.true_return for t in random]),
     }
     if model is not None:
+        assert config.clip_length is not None, "a run's configuration is complete"
         rng = generator(config.seed, "final clips")
         fresh = parts.agent.clips(_FRESH_CLIPS, config.clip_length, rng)
         summary["reward_correlation"] = reward_correlation(fresh, model)

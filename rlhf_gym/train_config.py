@@ -19,6 +19,10 @@ class TrainConfig:
 
     env: str = "rlhf_gym/HalfCheetah-v0"
     """Any Gymnasium id; `module:id` imports the module that registers it."""
+    obs_keys: tuple[str, ...] = ()
+    """The keys of a Dict observation to learn from; default: all. Nested ones are flattened."""
+    horizon: int | None = None
+    """Steps per episode, in place of the env's own time limit, or where it has none."""
     algo: str = "ppo"
     """The agent: ppo, or an own one as `module:attribute`."""
     teacher: str = "synthetic"
@@ -41,8 +45,8 @@ class TrainConfig:
     rounds: int = 40
     """How often new questions are asked and the reward model is fitted; fewer where the steps do
     not allow as many."""
-    clip_length: int = 50
-    """Steps per clip."""
+    clip_length: int | None = None
+    """Steps per clip; default: 50, or two fifths of an episode where that is less."""
     initial_labels: float = 0.25
     """Share of the answers given to warm-up experience, in (0, 1]."""
     label_schedule: Literal["hyperbolic", "constant"] = "hyperbolic"
@@ -63,12 +67,12 @@ class TrainConfig:
     hyperparameters: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """The agent's settings in rl-baselines3-zoo's shape; what is absent comes from the table."""
     env_kwargs: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Passed to `gymnasium.make`."""
+    """Passed to `gymnasium.make` and the env's constructor."""
 
     def __post_init__(self) -> None:
         for name, low in (
             ("labels", 1), ("steps", 1), ("seed", 0), ("rounds", 1), ("clip_length", 1),
-            ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1),
+            ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1), ("horizon", 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
@@ -80,3 +84,18 @@ class TrainConfig:
                 f"`initial_labels` ({self.initial_labels}) must lie in (0, 1] and `warm_up` "
                 f"({self.warm_up}) in (0, 0.5]."
             )
+        for name, mine in (("horizon", "max_episode_steps"), ("obs_keys", "obs_keys")):
+            if getattr(self, name) and mine in self.env_kwargs:
+                raise ConfigError(
+                    f"`{name}` is {getattr(self, name)} and `env_kwargs` holds `{mine}: "
+                    f"{self.env_kwargs[mine]}`; both say the same thing, keep `{name}`."
+                )
+
+    def make_env_kwargs(self) -> dict[str, Any]:
+        """What `make_env` takes as `env_kwargs`: those of the config, with horizon and keys."""
+        kwargs = dict(self.env_kwargs)
+        if self.horizon is not None:
+            kwargs["max_episode_steps"] = self.horizon
+        if self.obs_keys:
+            kwargs["obs_keys"] = self.obs_keys
+        return kwargs

@@ -88,18 +88,20 @@ class Prepared:
 
 def prepare(config: TrainConfig) -> Prepared:
     """Resolve everything that depends on the env, and refuse what cannot work."""
-    env = make_env(config.env, env_kwargs=config.env_kwargs)
+    env = make_env(config.env, env_kwargs=config.make_env_kwargs())
     info = space_info(env)
     env.close()
-    if info.horizon is not None and config.clip_length > info.horizon:
+    clip_length = config.clip_length or _usual_clip_length(info.horizon)
+    if info.horizon is not None and clip_length > info.horizon:
         raise ConfigError(
-            f"`clip_length` is {config.clip_length} but an episode of {config.env} has "
-            f"{info.horizon} steps; pass `--clip-length {min(50, info.horizon)}` or less."
+            f"`clip_length` is {clip_length} but an episode of {config.env} has {info.horizon} "
+            f"steps; pass `--clip-length {_usual_clip_length(info.horizon)}`, or leave it away."
         )
     table = config.algo if config.algo in names("agent") else "ppo"
     settings = load_settings(table, config.env, config.hyperparameters)
     settings = align(settings, info.horizon, fixed=config.hyperparameters)
     steps = config.steps or settings.n_timesteps
+    config = dataclasses.replace(config, clip_length=clip_length)
     plan = _plan(config, settings, info, steps)
     resolved = dataclasses.replace(
         config,
@@ -109,6 +111,11 @@ def prepare(config: TrainConfig) -> Prepared:
         ensemble=_with_label_noise(config),
     )
     return Prepared(resolved, settings, info, plan)
+
+
+def _usual_clip_length(horizon: int | None) -> int:
+    """50 steps, but a part of the episode: whole episodes tell little about single steps."""
+    return 50 if horizon is None else max(min(50, horizon * 2 // 5), 1)
 
 
 def _with_label_noise(config: TrainConfig) -> RewardModelSettings:
@@ -121,6 +128,7 @@ def _with_label_noise(config: TrainConfig) -> RewardModelSettings:
 
 
 def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int) -> Plan:
+    assert config.clip_length is not None, "resolved by now"
     unit = settings.steps_unit(info.horizon)
     initial = config.initial_labels
     n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
@@ -153,6 +161,7 @@ def _warm_up_steps(
     config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
 ) -> int:
     """The share asked for, but `clip_length` steps per first question if half the budget allows."""
+    assert config.clip_length is not None
     needed = math.ceil(config.labels * initial) * config.clip_length
     per_env = max(steps * config.warm_up, min(needed, steps / 2)) / settings.n_envs
     # Whole episodes where the budget allows them, so that the first clips show all of one.
@@ -168,7 +177,7 @@ def build_agent(prepared: Prepared) -> Any:
         config.env,
         n_run_steps=config.steps,
         settings=prepared.settings,
-        env_kwargs=config.env_kwargs,
+        env_kwargs=config.make_env_kwargs(),
         n_record_steps=-(-longest // prepared.settings.n_envs),
         seed=torch_seed(stream(config.seed, "agent")),
         device=config.device,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 # Every example that must be covered below; a new one without a test is noticed.
-NAMES = ("control_synthetic", "own_env", "own_ppo", "own_teacher")
+NAMES = ("control_synthetic", "own_env", "own_ppo", "own_robot", "own_teacher")
 
 
 @pytest.fixture
@@ -62,6 +62,16 @@ def test_own_env_comes_closer_to_the_target_than_standing_still(
     # 2/3, is -33.3, with a standard error of 5.3 (0.4714 x 50 / sqrt(20)) over 20 episodes.
     # -22 is two of them better; worst of seeds 0-4: -7.0.
     assert before < -22.0 < after
+
+
+def test_own_robot_comes_closer_to_the_mark_than_standing_still(
+    example: Callable[[str], ModuleType],
+) -> None:
+    before, after = example("own_robot").main()
+    # A tool that stays where it starts: 50 steps at the mean distance of two points of a square of
+    # side 2, 0.5214 x 2, is -52.1, with a standard error of 5.5 (0.2479 x 2 x 50 / sqrt(20)).
+    # -35 is three of them better; worst of seeds 0-4: -17.2.
+    assert before < -35.0 < after
 
 
 def test_own_teacher_makes_the_agent_go_right_where_the_reward_does_not(

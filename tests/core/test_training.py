@@ -183,7 +183,7 @@ def test_an_existing_folder_is_refused_and_untouched(finished: Run) -> None:
     ("changes", "error", "message"),
     [
         ({"env": "rlhf_gym/PointMas-v0"}, UnknownNameError, "PointMass-v0"),
-        ({"clip_length": 51}, ConfigError, "has 50 steps; pass `--clip-length 50`"),
+        ({"clip_length": 51}, ConfigError, "has 50 steps; pass `--clip-length 20`"),
         ({"steps": 500}, ConfigError, r"pass `--steps \d+`"),
         ({"teacher": "orakle"}, UnknownNameError, "oracle"),
         ({"acquisition": "unifrm"}, UnknownNameError, "uniform"),

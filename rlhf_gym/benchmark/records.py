@@ -1,0 +1,162 @@
+"""One run of a benchmark, the file that says how it ended, and whether that file still holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
+from rlhf_gym.config import to_yaml
+from rlhf_gym.feedback.teachers import make_teacher
+from rlhf_gym.registry import resolve
+from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.training import prepare
+
+__all__ = ["RECORD_FORMAT", "Job", "Record", "plan_jobs", "read_record", "resolved", "sha256_of"]
+
+Record = dict[str, Any]
+"""The `figures` of a record file, plus `config` and `commit`."""
+
+RECORD_FORMAT = 1
+
+# The task's usual budget: the run's own is `steps`.
+_NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
+
+_FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    task: str
+    setting: str
+    seed: int
+    runner: Runner
+    config: TrainConfig
+    """Complete, as resolved against the env."""
+
+    @property
+    def label(self) -> str:
+        """How people call it."""
+        return f"{self.task}, {self.setting}, seed {self.seed}"
+
+    def path(self, out: Path) -> Path:
+        """Where its record lies."""
+        return out / "runs" / task_slug(self.task) / f"{self.setting}-seed{self.seed}.json"
+
+    def work(self, out: Path) -> Path:
+        """Its run folder while it is made; its log lies beside it."""
+        return out / "work" / task_slug(self.task) / f"{self.setting}-seed{self.seed}"
+
+
+def plan_jobs(spec: BenchmarkSpec) -> list[Job]:
+    """Every run of a specification, seed by seed, so that all settings progress together.
+
+    Raises:
+        ConfigError, UnknownNameError: a task or an option that cannot work, before any run is
+            made; the message names task and setting.
+    """
+    configs = {}
+    for task in spec.tasks:
+        for setting in spec.settings:
+            with named(f"task {task}, setting {setting}"):
+                config = prepare(spec.config(task, setting, spec.seeds[0])).config
+                _check_parts(config)
+            configs[task, setting] = config
+    return [
+        # The seed changes nothing else in a resolved configuration.
+        Job(task, setting, seed, spec.runner(setting), dataclasses.replace(config, seed=seed))
+        for seed in spec.seeds
+        for (task, setting), config in configs.items()
+    ]
+
+
+def _check_parts(config: TrainConfig) -> None:
+    """Refuse names that would only fail once the run is made."""
+    for group in ("acquisition", "reward_model"):
+        resolve(group, getattr(config, group))
+    if ":" not in config.teacher:
+        make_teacher("oracle" if config.teacher == "synthetic" else config.teacher, 0)
+
+
+def resolved(config: TrainConfig) -> dict[str, Any]:
+    """A configuration as plain values, as YAML would hold them."""
+    mapping: dict[str, Any] = yaml.safe_load(to_yaml(config))
+    return mapping
+
+
+def sha256_of(job: Job) -> str:
+    """sha256 of everything a run was asked to do, defaults and hyper-parameters included."""
+    return hashlib.sha256(f"{job.runner}\n{to_yaml(job.config)}".encode()).hexdigest()
+
+
+def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
+    """The record of a run, or why there is none that holds.
+
+    A record holds while its configuration is the one asked for now. An option that came into
+    being since is no difference as long as it has its default.
+
+    Returns:
+        The record and "", or None and the reason.
+    """
+    path = job.path(out)
+    if not path.exists():
+        return None, "not made yet"
+    try:
+        content = json.loads(path.read_bytes())
+        record: Record = {**content["figures"], "config": content["config"]}
+        record["commit"] = (content["git"] or {}).get("commit")
+        if content["format"] != RECORD_FORMAT:
+            return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"
+        _check(record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, f"its record is damaged ({type(error).__name__}: {error})"
+    if (record["task"], record["setting"], record["seed"]) != (job.task, job.setting, job.seed):
+        return None, f"its record is of another run, {record['task']}, {record['setting']}"
+    if record["runner"] != job.runner:
+        return None, f"its record was made by the runner {record['runner']}"
+    difference = _difference(record["config"], resolved(job.config))
+    return (None, f"its record was made with {difference}") if difference else (record, "")
+
+
+def _check(record: Record) -> None:
+    """Figures that everything else is computed from."""
+    for key in _FINITE:
+        if not math.isfinite(record[key]):
+            raise ValueError(f"{key} is {record[key]}")
+    if not record["evaluation_returns"] or not record["curve"]:
+        raise ValueError("no evaluation")
+    for point in record["curve"]:
+        if not math.isfinite(point["env_steps"]) or not math.isfinite(point["true_return_mean"]):
+            raise ValueError("a point of the curve is not finite")
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first option that differs; "" where none does."""
+    defaults = _flat(resolved(TrainConfig()))
+    old, new = _flat(then), _flat(now)
+    for key in sorted({*old, *new} - _NO_DIFFERENCE):
+        if key not in old and key in defaults and new[key] == defaults[key]:
+            continue
+        if old.get(key) != new.get(key) or (key in old) != (key in new):
+            return f"`{key}: {old.get(key)!r}`, now {new.get(key)!r}"
+    return ""
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,242 @@
+"""What a benchmark measures: tasks x settings x seeds, read from YAML and checked at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rlhf_gym.config import from_mapping, from_yaml
+from rlhf_gym.errors import ConfigError, RlhfGymError
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = ["BenchmarkSpec", "Overrides", "Runner", "load_spec", "named", "task_slug"]
+
+Runner = Literal["train", "stock"]
+Overrides = Mapping[str, Any]
+
+_OPTIONS = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("env", "seed"))
+
+
+def task_slug(env_id: str) -> str:
+    """The short name of a task's files.
+
+    >>> task_slug("rlhf_gym/HalfCheetah-v0"), task_slug("my.envs:Robot-Arm-v12")
+    ('halfcheetah', 'robot-arm')
+    """
+    task = env_id.rpartition(":")[2].rpartition("/")[2]
+    return re.sub(r"-v\d+$", "", task).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSpec:
+    """Tasks x settings x seeds, and what the results are compared with.
+
+    Overrides are options of `TrainConfig` by name; a setting's win over a task's, and nested
+    mappings (`hyperparameters`, `ensemble`, `env_kwargs`) are merged key by key.
+
+    Raises:
+        ConfigError: a list is empty or repeats an entry, a name cannot be one, an option is
+            unknown or refused by `TrainConfig`; the message names task and setting.
+    """
+
+    name: str
+    """Names the folder of the results."""
+    tasks: Mapping[str, Overrides]
+    """Env id -> overrides."""
+    settings: Mapping[str, Overrides]
+    """Name -> overrides, plus `runner`: "train" (default), or "stock" for plain SB3 PPO on the
+    true reward."""
+    seeds: tuple[int, ...]
+    """Root seeds, each of every task and setting."""
+    reference: tuple[str, ...] = ()
+    """Settings on the true reward; a task's fractions have the better of them (by mean) below the
+    line. None: no fractions."""
+    headline: tuple[str, ...] = ()
+    """Tasks the aggregate is taken over; default: all that count."""
+    workers: int = 1
+    """Runs at once, each in a process of its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "settings", "seeds"):
+            if not getattr(self, name):
+                raise ConfigError(f"`{name}` is empty; a benchmark needs at least one entry there.")
+        for kind, names in (("name", [self.name]), ("settings", list(self.settings))):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                    raise ConfigError(
+                        f"`{kind}`: {name!r} is part of a file's name; take letters, digits, dots, "
+                        "dashes and underscores, and begin with a letter or digit."
+                    )
+        for name in ("seeds", "reference", "headline"):
+            _refuse_repeats(name, getattr(self, name))
+        _check_seeds(self.seeds)
+        if self.workers < 1:
+            raise ConfigError(f"`workers` is {self.workers}; at least 1 is needed.")
+        _check_known("reference", self.reference, self.settings)
+        _check_known("headline", self.headline, self.tasks)
+        self._check_slugs()
+        for task, overrides in self.tasks.items():
+            _check_options(f"tasks: {task}", overrides, _OPTIONS)
+        for setting, overrides in self.settings.items():
+            _check_options(f"settings: {setting}", overrides, (*_OPTIONS, "runner"))
+            self.runner(setting)
+        for task in self.tasks:
+            for setting in self.settings:
+                self.config(task, setting, self.seeds[0])
+
+    def runner(self, setting: str) -> Runner:
+        """What makes a setting's runs."""
+        runner: Runner = self.settings[setting].get("runner", "train")
+        if runner not in get_args(Runner):
+            raise ConfigError(
+                f"settings: {setting}: `runner` is {runner!r}; accepted are train and stock."
+            )
+        return runner
+
+    def config(self, task: str, setting: str, seed: int) -> TrainConfig:
+        """The options of one run, not yet resolved against its env."""
+        overrides = _merged(self.tasks[task], self.settings[setting])
+        runner = overrides.pop("runner", "train")
+        where = f"task {task}, setting {setting}"
+        if runner == "stock":
+            for option, only in (("reward", "true"), ("algo", "ppo")):
+                if overrides.setdefault(option, only) != only:
+                    raise ConfigError(
+                        f"{where}: `{option}` is {overrides[option]!r}; the runner `stock` is "
+                        f"plain PPO on the true reward: leave `{option}` away."
+                    )
+        with named(where):
+            return from_mapping(TrainConfig, {**overrides, "env": task, "seed": seed}, "options")
+
+    def _check_slugs(self) -> None:
+        """Two tasks whose files would have the same names."""
+        slugs: dict[str, str] = {}
+        for task in self.tasks:
+            other = slugs.setdefault(task_slug(task), task)
+            if other != task:
+                raise ConfigError(
+                    f"`tasks`: the files of {task} and {other} would have the same name, "
+                    f"{task_slug(task)!r}; measure one of them with a specification of its own."
+                )
+
+
+@dataclass(frozen=True)
+class _SpecFile:
+    """The same as it stands in YAML, which reads the name `true` as a boolean."""
+
+    name: str | None = None
+    tasks: object = None
+    settings: dict[object, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    reference: tuple[object, ...] = ()
+    headline: tuple[str, ...] = ()
+    workers: int = 1
+
+
+def load_spec(path: Path) -> BenchmarkSpec:
+    """Read a specification; its `name` defaults to the file's stem.
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key unknown at any level, or a value
+            refused; the message names file, key and value.
+    """
+    file = from_yaml(_SpecFile, path)
+    if isinstance(file.tasks, Sequence) and not isinstance(file.tasks, str):
+        _refuse_repeats("tasks", file.tasks)
+        tasks: Mapping[Any, Any] = dict.fromkeys(file.tasks)
+    elif isinstance(file.tasks, Mapping) or file.tasks is None:
+        tasks = file.tasks or {}
+    else:
+        raise ConfigError(
+            f"{path}: `tasks` is {file.tasks!r}; accepted is a list of env ids, or a mapping of "
+            "ids to overrides."
+        )
+    with named(str(path)):
+        return BenchmarkSpec(
+            name=file.name or path.stem,
+            tasks=_plain_overrides("tasks", tasks),
+            settings=_plain_overrides("settings", file.settings),
+            seeds=file.seeds,
+            reference=tuple(_text(name) for name in file.reference),
+            headline=file.headline,
+            workers=file.workers,
+        )
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """Put where an error comes from before its message; the error keeps its class."""
+    try:
+        yield
+    except RlhfGymError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _plain_overrides(where: str, entries: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    plain: dict[str, dict[str, Any]] = {}
+    for key, overrides in entries.items():
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise ConfigError(
+                f"`{where}`: {_text(key)} must be a mapping of options ({{}} for none), found "
+                f"{overrides!r}."
+            )
+        options = {_text(name): value for name, value in (overrides or {}).items()}
+        if isinstance(options.get("reward"), bool):  # YAML's reading of `reward: true`
+            options["reward"] = _text(options["reward"])
+        plain[_text(key)] = options
+    return plain
+
+
+def _text(name: object) -> str:
+    """A name as it was written: YAML reads `true` as a boolean and `700` as a number."""
+    return str(name).lower() if isinstance(name, bool) else str(name)
+
+
+def _merged(below: Overrides, above: Overrides) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _check_options(where: str, overrides: Overrides, known: Sequence[str]) -> None:
+    for key in overrides:
+        if key in ("env", "seed"):
+            raise ConfigError(
+                f"{where}: `{key}` cannot be overridden; list it under "
+                f"`{'tasks' if key == 'env' else 'seeds'}`."
+            )
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else f" Accepted are {list(known)}."
+            raise ConfigError(f"{where}: unknown option `{key}`.{hint}")
+
+
+def _check_known(where: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ConfigError(f"`{where}` names {name!r}; accepted are {list(known)}.{hint}")
+
+
+def _refuse_repeats(where: str, values: Sequence[Any]) -> None:
+    repeated = sorted({str(value) for value in values if list(values).count(value) > 1})
+    if repeated:
+        raise ConfigError(
+            f"`{where}` is {list(values)} and repeats {', '.join(repeated)}; list each once: a "
+            "repeated run is the same run, not another sample."
+        )
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"`seeds` holds {seed!r}; whole numbers of at least 0 are needed.")

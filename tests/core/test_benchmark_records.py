@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_gym.benchmark.records import Job, plan_jobs, read_record, resolved, sha256_of
+from rlhf_gym.benchmark.spec import BenchmarkSpec
+from rlhf_gym.errors import ConfigError, UnknownNameError
+
+POINT_MASS = "rlhf_gym/PointMass-v0"
+SMALL = {"steps": 4000, "clip_length": 10, "hyperparameters": {"n_envs": 4, "n_steps": 100}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "true": {"reward": "true"},
+    "stock": {"runner": "stock"},
+    "learned": {"labels": 40},
+}
+
+
+def make_spec(**changes: Any) -> BenchmarkSpec:
+    entries: dict[str, Any] = {
+        "name": "small", "tasks": {POINT_MASS: SMALL}, "settings": SETTINGS, "seeds": (1, 2),
+    }  # fmt: skip
+    return BenchmarkSpec(**{**entries, **changes})
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return plan_jobs(make_spec())[2]
+
+
+def content_of(job: Job) -> dict[str, Any]:
+    """A record as a worker writes it."""
+    return {
+        "format": 1,
+        "git": {"commit": "abc", "dirty": False},
+        "config": resolved(job.config),
+        "figures": {
+            "task": job.task, "setting": job.setting, "seed": job.seed, "runner": job.runner,
+            "true_return_mean": -5.0, "true_return_std": 1.0, "env_steps": 4000, "n_labels": 40,
+            "seconds": 2.5, "evaluation_returns": [-4.0, -6.0], "random_return_mean": -70.0,
+            "curve": [{"env_steps": 4000, "true_return_mean": -5.0}],
+        },
+    }  # fmt: skip
+
+
+def write(job: Job, out: Path, content: Any) -> None:
+    job.path(out).parent.mkdir(parents=True, exist_ok=True)
+    job.path(out).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_runs_are_planned_seed_by_seed_and_differ_in_everything_asked_for() -> None:
+    jobs = plan_jobs(make_spec())
+    planned = [(job.setting, job.seed) for job in jobs]
+    assert planned == [(s, seed) for seed in (1, 2) for s in ("true", "stock", "learned")]
+    assert [job.config.seed for job in jobs] == [1, 1, 1, 2, 2, 2]
+    assert jobs[1].config.reward == "true" and jobs[1].runner == "stock"
+    assert jobs[0].config.hyperparameters["gamma"] == 0.99, "resolved from the table"
+    # The options of `true` and `stock` are the same: the runner tells them apart.
+    assert len({sha256_of(job) for job in jobs}) == 6
+    assert sha256_of(jobs[0]) == sha256_of(plan_jobs(make_spec())[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"tasks": {"rlhf_gym/PointMas-v0": {}}}, UnknownNameError,
+         r"task rlhf_gym/PointMas-v0, setting true.*PointMass-v0"),
+        ({"settings": {"odd": {"clip_length": 51}}}, ConfigError,
+         rf"task {POINT_MASS}, setting odd.*has 50 steps"),
+        ({"settings": {"odd": {"steps": 5}}}, ConfigError, "setting odd.*`steps` is 5"),
+        ({"settings": {"odd": {"teacher": "orakle"}}}, UnknownNameError, "setting odd.*oracle"),
+        ({"settings": {"odd": {"acquisition": "unifrm"}}}, UnknownNameError, "odd.*uniform"),
+        ({"settings": {"odd": {"reward_model": "ensembl"}}}, UnknownNameError, "odd.*ensemble"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_work_is_refused_before_any_is_made(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plan_jobs(make_spec(**changes))
+
+
+def test_a_record_that_fits_is_read(job: Job, tmp_path: Path) -> None:
+    assert read_record(job, tmp_path) == (None, "not made yet")
+    write(job, tmp_path, content_of(job))
+    record, why = read_record(job, tmp_path)
+    assert record is not None and why == ""
+    assert (record["true_return_mean"], record["commit"]) == (-5.0, "abc")
+    assert record["config"]["labels"] == 40
+
+
+def test_a_record_outside_of_a_checkout_has_no_commit(job: Job, tmp_path: Path) -> None:
+    write(job, tmp_path, {**content_of(job), "git": None})
+    record, _ = read_record(job, tmp_path)
+    assert record is not None and record["commit"] is None
+
+
+def test_a_record_of_other_options_does_not_hold_and_says_which(job: Job, tmp_path: Path) -> None:
+    write(job, tmp_path, content_of(job))
+    config = dataclasses.replace(job.config, labels=41)
+    record, why = read_record(dataclasses.replace(job, config=config), tmp_path)
+    assert record is None and "`labels: 40`, now 41" in why
+    config = dataclasses.replace(
+        job.config, hyperparameters={**job.config.hyperparameters, "gamma": 0.5}
+    )
+    _, why = read_record(dataclasses.replace(job, config=config), tmp_path)
+    assert "`hyperparameters.gamma: 0.99`, now 0.5" in why
+    _, why = read_record(dataclasses.replace(job, runner="stock"), tmp_path)
+    assert "runner train" in why
+
+
+def test_an_option_that_is_new_since_is_no_difference_at_its_default(
+    job: Job, tmp_path: Path
+) -> None:
+    content = content_of(job)
+    del content["config"]["acquisition"], content["config"]["ensemble"]["n_members"]
+    write(job, tmp_path, content)
+    assert read_record(job, tmp_path)[0] is not None
+    config = dataclasses.replace(job.config, acquisition="entropy")
+    record, why = read_record(dataclasses.replace(job, config=config), tmp_path)
+    assert record is None and "acquisition" in why
+    # An option that is gone since: nobody knows what the run would do today.
+    content["config"]["vanished"] = None
+    write(job, tmp_path, content)
+    assert "vanished" in read_record(job, tmp_path)[1]
+
+
+def test_the_tasks_usual_budget_does_not_matter_beside_the_runs_own(
+    job: Job, tmp_path: Path
+) -> None:
+    content = content_of(job)
+    content["config"]["hyperparameters"]["n_timesteps"] = 12345
+    write(job, tmp_path, content)
+    assert read_record(job, tmp_path)[0] is not None
+
+
+def damaged(job: Job, key: str, value: Any) -> dict[str, Any]:
+    content = content_of(job)
+    content["figures"][key] = value
+    return content
+
+
+@pytest.mark.parametrize("key", ["true_return_mean", "env_steps", "seconds", "n_labels"])
+@pytest.mark.parametrize("value", [None, float("nan"), "5"])
+def test_a_figure_that_is_no_number_makes_a_record_damaged(
+    job: Job, tmp_path: Path, key: str, value: Any
+) -> None:
+    write(job, tmp_path, damaged(job, key, value))
+    record, why = read_record(job, tmp_path)
+    assert record is None and "damaged" in why
+
+
+def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
+    whole = json.dumps(content_of(job))
+    without_curve = damaged(job, "curve", [])
+    without_config = {k: v for k, v in content_of(job).items() if k != "config"}
+    nan = damaged(job, "curve", [{"env_steps": 1, "true_return_mean": None}])
+    for content in (whole[: len(whole) // 2], "", "[]", without_curve, without_config, nan):
+        write(job, tmp_path, content)
+        record, why = read_record(job, tmp_path)
+        assert record is None and "damaged" in why, content
+    write(job, tmp_path, {**content_of(job), "format": 2})
+    assert "format 2" in read_record(job, tmp_path)[1]
+    write(job, tmp_path, damaged(job, "seed", 2))
+    assert "another run" in read_record(job, tmp_path)[1]
