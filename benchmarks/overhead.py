@@ -19,7 +19,7 @@ Target: median of relabelled / plain at least 0.95.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
 from rlhf_gym.protocols import Signal
 from rlhf_gym.seeding import stream
 
-__all__ = ["Options", "generic_settings", "measure"]
+__all__ = ["Learn", "Options", "generic_settings", "measure", "plain_learner", "take_turns"]
 
 _RUN_STEPS = 10**9  # schedules are constant; no budget is to end a turn early
 _N_PREFERENCES, _CLIP_LENGTH = 100, 50
@@ -78,7 +78,7 @@ def _ppo(venv: VecEnv, settings: AgentSettings) -> PPO:
     return PPO(settings.policy, env, seed=0, device="cpu", **settings.algorithm)
 
 
-def _plain(env_id: str, settings: AgentSettings) -> Learn:
+def plain_learner(env_id: str, settings: AgentSettings) -> Learn:
     venv = DummyVecEnv([lambda: Monitor(gym.make(env_id))] * settings.n_envs)
     model = _ppo(venv, settings)
     return lambda steps: model.learn(steps, reset_num_timesteps=False)
@@ -118,24 +118,15 @@ def measure(settings: AgentSettings, options: Options) -> dict[str, Any]:
     agent = PPOAgent(options.env, n_run_steps=_RUN_STEPS, settings=settings, device="cpu")
     reward_model = _fitted_reward_model(agent)
     ways = {
-        "plain": _plain(options.plain_env, settings),
+        "plain": plain_learner(options.plain_env, settings),
         "relabelled": _relabelled(agent, reward_model),
         "wrapped": _wrapped(options.env, settings, reward_model),
     }
     rollout = settings.algorithm["n_steps"] * settings.n_envs
     steps = -(-options.steps // rollout) * rollout
-    for learn in ways.values():
-        learn(rollout)  # first-call costs are nobody's overhead
-    wall: dict[str, list[float]] = {way: [] for way in ways}
-    cpu: dict[str, list[float]] = {way: [] for way in ways}
-    for pair in range(options.pairs):
-        for way in list(ways)[:: 1 if pair % 2 == 0 else -1]:
-            started, started_cpu = time.perf_counter(), time.process_time()
-            ways[way](steps)
-            wall[way].append(steps / (time.perf_counter() - started))
-            cpu[way].append(steps / (time.process_time() - started_cpu))
-        rates = "  ".join(f"{way} {rate[-1]:,.0f}" for way, rate in wall.items())
-        print(f"round {pair + 1}/{options.pairs}: {rates} steps/s", flush=True)
+    wall, cpu = take_turns(
+        ways, dict.fromkeys(ways, rollout), dict.fromkeys(ways, steps), options.pairs
+    )
     agent.close()
     return {
         "settings": settings.as_mapping(),
@@ -145,6 +136,35 @@ def measure(settings: AgentSettings, options: Options) -> dict[str, Any]:
         # Processor time is what remains comparable while other work shares the machine.
         "ratio_to_plain_cpu_time": _ratios(cpu),
     }
+
+
+Rates = dict[str, list[float]]
+
+
+def take_turns(
+    ways: Mapping[str, Learn], first: Mapping[str, int], steps: Mapping[str, int], rounds: int
+) -> tuple[Rates, Rates]:
+    """Steps/s of each way in each round, by wall time and by processor time.
+
+    Args:
+        ways: Train for a number of steps when called.
+        first: Untimed steps of each way before the first round: first-call costs are nobody's.
+        steps: Of each way per turn.
+        rounds: Every other one runs in reverse order.
+    """
+    for way, learn in ways.items():
+        learn(first[way])
+    wall: Rates = {way: [] for way in ways}
+    cpu: Rates = {way: [] for way in ways}
+    for round_ in range(rounds):
+        for way in list(ways)[:: 1 if round_ % 2 == 0 else -1]:
+            started, started_cpu = time.perf_counter(), time.process_time()
+            ways[way](steps[way])
+            wall[way].append(steps[way] / (time.perf_counter() - started))
+            cpu[way].append(steps[way] / (time.process_time() - started_cpu))
+        rates = "  ".join(f"{way} {rate[-1]:,.0f}" for way, rate in wall.items())
+        print(f"round {round_ + 1}/{rounds}: {rates} steps/s", flush=True)
+    return wall, cpu
 
 
 def _ratios(rates: dict[str, list[float]]) -> dict[str, Any]:

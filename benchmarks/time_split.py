@@ -26,12 +26,13 @@ from common import RESULTS, use_one_thread, write_result
 from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from rlhf_gym import loop, training
 from rlhf_gym.agents.ppo import PPOAgent
 from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward
+from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.report import write_report
 from rlhf_gym.runs import Run
@@ -42,8 +43,8 @@ __all__ = ["Options", "Stopwatch"]
 # (owner, attribute, section, whether everything inside counts as this section)
 _SECTIONS: tuple[tuple[Any, str, str, bool], ...] = (
     (MujocoEnv, "do_simulation", "physics", False),
-    (DummyVecEnv, "step_wait", "env step around the physics", False),
-    (DummyVecEnv, "reset", "env step around the physics", False),
+    (SerialVecEnv, "step_wait", "env step around the physics", False),
+    (SerialVecEnv, "reset", "env step around the physics", False),
     (VecNormalize, "step_wait", "observation normalisation", False),
     (ActorCriticPolicy, "forward", "policy forward", False),
     (ActorCriticPolicy, "predict_values", "policy forward", False),
