@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Repeats every measurement at its real size, in order; `make bench` calls it.
 #
-# On 2 cores about 2 hours: label efficiency 60 to 90 minutes (20 runs, two at once; finished ones
-# are kept), overhead 10, time split 5, reward fit 3, store 2. Nothing else should run meanwhile.
+# The timings take about 20 minutes on 2 cores: overhead 10, time split 5, reward fit 3, store 2.
+# Nothing else should run meanwhile. Label efficiency and teachers are 320 runs of minutes each;
+# stopped with Ctrl-C, they go on where they were, and finished runs are kept.
 #
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)
-#   BENCH_WORKERS=2                   runs at once in the label efficiency measurement
+#   BENCH_WORKERS=2                   runs at once in label efficiency and teachers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
@@ -19,5 +20,6 @@ else
 fi
 python benchmarks/time_split.py
 python benchmarks/store.py
-python benchmarks/label_efficiency.py --seeds 20 21 22 23 24 --labels 700 350 \
-    --workers "${BENCH_WORKERS:-2}"
+for spec in label_efficiency teachers; do
+    rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
+done

@@ -159,6 +159,19 @@ def test_a_failing_run_does_not_stop_the_others_and_is_reported(
     }  # fmt: skip
 
 
+def test_a_mistake_in_the_specification_ends_with_status_2_and_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spec.yml"
+    path.write_text("tasks: [rlhf_gym/PointMas-v0]\nseeds: [1]\nsettings: {a: {labels: 40}}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", str(path), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "task rlhf_gym/PointMas-v0, setting a" in error and "PointMass-v0" in error
+    assert "Traceback" not in error and not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("pretend")
 def test_a_worker_has_the_threads_of_its_run_only(tmp_path: Path) -> None:
     run_benchmark(make_spec("true", seeds=(1,)), tmp_path, quiet=True)

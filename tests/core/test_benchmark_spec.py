@@ -148,6 +148,13 @@ def test_the_shipped_specifications_are_read(repository: Path) -> None:
     assert len(teachers) == 6 and all(teacher == s for teacher, s in teachers.items())
 
 
+def test_the_guides_specification_is_read(repository: Path, tmp_path: Path) -> None:
+    guide = (repository / "docs" / "benchmark-command.md").read_text()
+    spec = load_spec(written(tmp_path, guide.partition("```yaml\n")[2].partition("```")[0]))
+    assert spec.config("rlhf_gym/Hopper-v0", "small-net", 10).ensemble.hidden == (32, 32)
+    assert spec.config("rlhf_gym/Hopper-v0", "true", 10).steps == 200_000
+
+
 @pytest.mark.parametrize(
     ("env_id", "expected"),
     [
