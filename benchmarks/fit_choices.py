@@ -17,8 +17,9 @@ import numpy as np
 import tyro
 from common import RESULTS, use_one_thread, write_result
 
+from rlhf_gym.benchmark.spec import task_slug
 from rlhf_gym.config import from_yaml
-from rlhf_gym.data import Query
+from rlhf_gym.data import Query, RewardBatch
 from rlhf_gym.envs.make import make_env, space_info
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.metrics import correlation
@@ -32,6 +33,8 @@ from rlhf_gym.train_config import TrainConfig
 
 CHOICES = {
     "default": FitSettings(),
+    "validate by any number": FitSettings(min_validation=1),
+    "constant weight decay": FitSettings(prior_answers=1e9),
     "bootstrap": FitSettings(bootstrap=True),
     "batch 64": FitSettings(batch_size=64, max_updates=40 * 4, max_epochs=15, patience=40),
     "no weight decay": FitSettings(weight_decay=0.0),
@@ -59,9 +62,13 @@ def replay(
     settings: FitSettings,
     seed: int,
 ) -> dict[str, float]:
-    """Fit after each round; mean correlation and accuracy on the next round's clips."""
+    """Fit after each round; correlations and accuracy on the next round's clips.
+
+    "steps" are the correlations of single steps' rewards, which is what an agent trains on;
+    "clips" those of whole clips' returns, which is what answers are about.
+    """
     model = EnsembleRewardModel(info, RewardModelSettings(fit=settings), seed=seed)
-    correlations, accuracies, seconds = [], [], 0.0
+    correlations, steps, accuracies, seconds = [], [], [], 0.0
     for round_, queries in enumerate(asked[1:]):
         report = model.fit(answers[round_], generator(seed, "fit", round_))
         seconds += report.seconds
@@ -72,22 +79,29 @@ def replay(
         true_second = np.array([q.second.true_return for q in queries])
         learned, true = np.append(first, second), np.append(true_first, true_second)
         correlations.append(correlation(learned, true))
+        clips = [clip for query in queries for clip in query.clips]
+        batch = RewardBatch.from_clips(clips)
+        true_steps = np.concatenate([clip.true_rewards for clip in clips])
+        steps.append(correlation(model.rewards(batch)[batch.mask], true_steps))
         accuracies.append(float(((first > second) == (true_first > true_second)).mean()))
     return {
-        "correlation_mean": float(np.mean(correlations)),
-        "correlation_first_three": float(np.mean(correlations[:3])),
-        "correlation_worst": float(np.min(correlations)),
+        "clips_mean": float(np.mean(correlations)),
+        "clips_first_three": float(np.mean(correlations[:3])),
+        "clips_worst": float(np.min(correlations)),
+        "steps_mean": float(np.mean(steps)),
+        "steps_first_three": float(np.mean(steps[:3])),
+        "steps_last_half": float(np.mean(steps[len(steps) // 2 :])),
         "accuracy_mean": float(np.mean(accuracies)),
         "seconds": seconds,
     }
 
 
 def main(options: Options) -> None:
-    """Compare all choices over all seeds and write fit_choices.json."""
+    """Compare all choices over all seeds and write fit_choices_<task>.json."""
     use_one_thread()
     run = Run.open(options.run)
     config = from_yaml(TrainConfig, run.config_path)
-    env = make_env(config.env)
+    env = make_env(config.env, env_kwargs=config.make_env_kwargs())
     info = space_info(env)
     env.close()
     with PreferenceStore(run.store_folder, create=False) as store:
@@ -105,7 +119,7 @@ def main(options: Options) -> None:
         means = {key: round(float(np.mean([row[key] for row in rows])), 3) for key in rows[0]}
         print(name, means, flush=True)
     write_result(
-        "fit_choices",
+        f"fit_choices_{task_slug(config.env)}",
         None,
         {"env_id": config.env, "n_answers": len(everything), "choices": figures},
         list(options.seeds),

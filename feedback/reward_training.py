@@ -86,11 +86,13 @@ def fit_pairs(
     Raises:
         NumericalError: the loss is not finite.
     """
-    optimizer = torch.optim.AdamW(
-        net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
     unseen = (data.weights == 0).float()  # (E, N)
-    validate = bool((unseen.sum(1) > 0).all())
+    validate = bool((unseen.sum(1) >= settings.min_validation).all())
+    n_answers = max(float(data.weights.sum(1).mean()), 1.0)
+    weight_decay = settings.weight_decay * min(1.0, settings.prior_answers / n_answers)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), settings.learning_rate, weight_decay=weight_decay, fused=True
+    )
     best_loss = torch.full((len(unseen),), torch.inf, device=unseen.device)  # (E,)
     best = [p.detach().clone() for p in net.parameters()]
     updates_per_epoch = math.ceil(int((data.weights > 0).sum(1).max()) / settings.batch_size)

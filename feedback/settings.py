@@ -36,9 +36,15 @@ class FitSettings:
     """Chance that an answer is uniformly random, in [0, 1); a training run that leaves it open
     takes 0 for the oracle and 0.1 for anyone else."""
     weight_decay: float = 10.0
-    """Where each fit's decoupled L2 coefficient starts: a step multiplies the weights by
-    1 - learning_rate * weight_decay. Strong, because clip returns say little about single steps;
-    0 turns it off."""
+    """Where a fit's decoupled L2 coefficient starts with `prior_answers` answers or fewer: a step
+    multiplies the weights by 1 - learning_rate * weight_decay. Strong, because clip returns say
+    little about single steps; 0 turns it off."""
+    prior_answers: float = 175.0
+    """Beyond as many answers it starts in inverse proportion to their number, as a prior's weight
+    against the data does."""
+    min_validation: int = 50
+    """With fewer held-out answers their loss is noise: it neither stops a fit nor moves the L2
+    coefficient, and members keep their last weights."""
     adapt_weight_decay: bool = True
     """Whether it is moved to keep validation/train loss within [1.1, 1.5] (Christiano et al.)."""
 
@@ -48,6 +54,8 @@ class FitSettings:
             ("max_updates", 1),
             ("max_epochs", 1),
             ("patience", 1),
+            ("min_validation", 1),
+            ("prior_answers", 1),
         ):
             if getattr(self, name) < low:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}, at least {low} is needed.")

@@ -85,11 +85,12 @@ def _reference(config: TrainConfig, random_returns: Iterable[float]) -> dict[str
     """What random actions reach, measured now, and the yardstick of the same budget, if on file."""
     table = json.loads((resources.files("rlhf_gym") / "yardsticks.json").read_text())
     entry = table.get(config.env, {})
-    same_budget = entry.get("steps") == config.steps
+    # Of the same task: another horizon, or other arguments, make another.
+    comparable = entry.get("steps") == config.steps and not config.make_env_kwargs()
     return {
         "random_return_mean": float(np.mean(list(random_returns))),
-        "true_reward_return_mean": entry.get("return_mean") if same_budget else None,
-        "source": entry.get("source") if same_budget else None,
+        "true_reward_return_mean": entry.get("return_mean") if comparable else None,
+        "source": entry.get("source") if comparable else None,
     }
 
 

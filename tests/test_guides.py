@@ -129,6 +129,7 @@ def test_every_block_of_the_guide_runs_with_small_budgets(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*A Box observation space m.*infinity:UserWarning")
 def test_the_guide_as_written_ends_with_robots_that_come_closer(
     guide: list[Any], require_gl: str
 ) -> None:
