@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 __all__ = ["LANDING_CREDIT", "BackflipCounter", "Contact", "count_backflips"]
@@ -38,9 +38,9 @@ class BackflipCounter:
     """How far the robot is in its current attempt, and how many backflips it has landed.
 
     Args:
-        turned: Backward rotation in rad made in the air since the robot last stood; forward
-            rotation, in the air or on the foot, is taken off.
-        steadiness: Sum of the cosine of the angle over the steps on the foot since the torso was
+        turned: Backward rotation in rad since the robot last stood, forward rotation taken off.
+        in_air: The part of it that was made in the air.
+        steadiness: Sum of the cosine of the angle over the steps on the foot since the robot was
             last upside down or the body on the floor. At 8, which is 8 steps upright or 16 leaning
             by 60 degrees, the robot stands, and the attempt ends.
         fallen: Whether anything but the foot has touched the floor since it last stood: the attempt
@@ -50,6 +50,7 @@ class BackflipCounter:
     """
 
     turned: float = 0.0
+    in_air: float = 0.0
     steadiness: float = 0.0
     fallen: bool = False
     kept: float = 0.0
@@ -59,24 +60,32 @@ class BackflipCounter:
     def credit(self) -> float:
         """What the episode has earned, below 2 pi + LANDING_CREDIT beyond its backflips.
 
-        2 pi + LANDING_CREDIT for each backflip; for the attempt under way its rotation, less what
-        goes beyond one turn, and after three quarters of a turn LANDING_CREDIT in proportion to
-        its steadiness.
+        2 pi + LANDING_CREDIT for each backflip; for the attempt under way the lesser of its
+        rotation in rad, up to one turn and down again beyond, and 4/3 of that made in the air;
+        after a turn LANDING_CREDIT in proportion to its steadiness.
         """
         return (_TURN + LANDING_CREDIT) * self.n_backflips + self._attempt_credit
+
+    @property
+    def _n_turns(self) -> int:
+        """Whole turns of the attempt, each with three quarters in the air."""
+        return max(0, min(round(self.turned / _TURN), math.floor(self.in_air / _ENOUGH)))
 
     @property
     def _attempt_credit(self) -> float:
         if self.fallen:
             return self.kept
-        landing = self.steadiness / _STEADY if self.turned >= _ENOUGH else 0.0
-        return _TURN - abs(_TURN - self.turned) + LANDING_CREDIT * landing
+        # Each alone could be had by rocking: back on the foot, or back in the air and forward on
+        # the foot. The smaller one is lost with every movement back to where the attempt began.
+        rotation = min(_TURN - abs(_TURN - self.turned), self.in_air * _TURN / _ENOUGH)
+        landing = self.steadiness / _STEADY if self._n_turns else 0.0
+        return rotation + LANDING_CREDIT * landing
 
     def after(self, before: float, angle: float, contact: Contact) -> BackflipCounter:
         """The counter after one step.
 
         Args:
-            before: Angle of the torso before the step, in rad, positive forward, not wrapped.
+            before: Angle of the robot before the step, in rad, positive forward, not wrapped.
             angle: The same after the step.
             contact: What touches the floor after the step.
         """
@@ -84,24 +93,28 @@ class BackflipCounter:
         steadiness = 0.0
         if up > 0.0 and contact != Contact.BODY:
             steadiness = self.steadiness + (up if contact == Contact.FOOT else 0.0)
-        turned, fallen, kept = self.turned, self.fallen, self.kept
-        if contact == Contact.BODY and not fallen:
-            turned, fallen, kept = 0.0, True, self._attempt_credit
-        if not fallen:
-            # On the foot only what is lost counts: rocking forward to hop anew must not add up.
-            backward = before - angle
-            turned += backward if contact == Contact.AIR else min(0.0, backward)
+        if self.fallen or contact == Contact.BODY:
+            if steadiness >= _STEADY:
+                return BackflipCounter(n_backflips=self.n_backflips)
+            kept = self._attempt_credit
+            return replace(self, steadiness=steadiness, fallen=True, kept=kept)
+        backward = before - angle
+        now = replace(
+            self,
+            turned=self.turned + backward,
+            in_air=self.in_air + (backward if contact == Contact.AIR else 0.0),
+            steadiness=steadiness,
+        )
         if steadiness < _STEADY:
-            return BackflipCounter(turned, steadiness, fallen, kept, self.n_backflips)
-        landed = round(turned / _TURN) if turned >= _ENOUGH else 0
-        return BackflipCounter(n_backflips=self.n_backflips + landed)
+            return now
+        return BackflipCounter(n_backflips=self.n_backflips + now._n_turns)
 
 
 def count_backflips(angles: Iterable[float], contacts: Iterable[Contact]) -> int:
     """How many backflips an episode shows.
 
     Args:
-        angles: (T+1,) angles of the torso in rad, positive forward, not wrapped; first at reset.
+        angles: (T+1,) angles of the robot in rad, positive forward, not wrapped; first at reset.
         contacts: (T,) what touched the floor after each step.
     """
     counter = BackflipCounter()

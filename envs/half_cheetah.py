@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv as GymnasiumHalfCheetahEnv
+from gymnasium.utils import EzPickle
+
+from rlhf_gym.envs.cameras import following
 
 __all__ = ["HalfCheetahEnv"]
 
@@ -21,6 +26,7 @@ class HalfCheetahEnv(GymnasiumHalfCheetahEnv):
     - `info["sim_state"]`, after `reset` and after every `step`, is the simulator state that belongs
       to the observation beside it: float64 (19,), time, 9 positions, 9 velocities in MuJoCo's
       order, from which any clip is rendered later.
+    - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.
     - The id is `rlhf_gym/HalfCheetah-v0`. The horizon is the same, 1000 steps: every episode is
       truncated there and none ever terminates, so that its length says nothing about the task.
 
@@ -72,3 +78,8 @@ class HalfCheetahEnv(GymnasiumHalfCheetahEnv):
     ## Version History
     - v0: first version.
     """
+
+    def __init__(self, **of_v5: Any) -> None:
+        arguments = following(of_v5)
+        super().__init__(**arguments)
+        EzPickle.__init__(self, **arguments)

@@ -62,7 +62,7 @@ def test_less_than_three_quarters_of_a_turn_in_the_air_is_none() -> None:
 
 def test_a_forward_somersault_is_none_and_costs_until_it_is_landed() -> None:
     counters = run(on_foot(0, 8) + flight(0, 360) + on_foot(360, 8))
-    assert counters[28].credit == pytest.approx(-TURN, abs=1e-9)
+    assert counters[28].credit == pytest.approx(-TURN * 4 / 3, abs=1e-9)
     assert counters[-1].credit == 0.0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_gym.envs.cameras import following, still
 
-TRAVELLERS = ["Ant", "Hopper", "HopperBackflip", "Swimmer", "Walker2d"]
+TRAVELLERS = ["Ant", "HalfCheetah", "Hopper", "HopperBackflip", "Swimmer", "Walker2d"]
 
 
 @pytest.mark.parametrize("name", TRAVELLERS)
