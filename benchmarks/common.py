@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_gym.benchmark.statistics import fraction_interval
 from rlhf_gym.errors import DataError
 from rlhf_gym.files import write_json
 from rlhf_gym.provenance import provenance
@@ -18,7 +17,6 @@ from rlhf_gym.provenance import provenance
 __all__ = [
     "RESULTS",
     "ROOT",
-    "fraction_interval",
     "spread",
     "use_one_thread",
     "write_result",

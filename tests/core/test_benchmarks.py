@@ -13,7 +13,15 @@ import pytest
 from rlhf_gym.errors import DataError
 
 # The benchmarks are scripts beside each other: their folder is where they import from.
-SCRIPTS = ("common", "overhead", "reward_fit", "time_split")
+SCRIPTS = (
+    "against_imitation",
+    "against_imitation_settings",
+    "against_imitation_summary",
+    "common",
+    "overhead",
+    "reward_fit",
+    "time_split",
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +108,45 @@ def test_the_peer_gets_the_labels_that_ours_are_fitted_to(
             assert np.array_equal(clip.obs, arrays["obs"][index, side])
             assert np.array_equal(clip.actions, arrays["actions"][index, side])
     assert set(arrays["preferences"]) == {0.0, 1.0}
+
+
+def made_up(kind: str, seed: int, mean: float, **more: object) -> dict[str, object]:
+    job = {"robot": "halfcheetah", "kind": kind, "seed": seed, "labels": 0, "steps": 124_928}
+    figures = {"recipe": "", "true_return_mean": mean, "seconds": 10.0, "env_steps": 120_000}
+    return {**job, **figures, "random_return_mean": 0.0, **more}
+
+
+def test_the_comparison_with_imitation_takes_runs_that_had_no_more_steps(load) -> None:
+    robot = load("against_imitation_settings").ROBOTS["halfcheetah"]
+    records = []
+    for seed, ours, theirs in ((0, 900.0, 500.0), (1, 700.0, 300.0)):
+        for labels, steps in ((700, 124_928), (350, 124_928), (700, 225_280), (350, 225_280)):
+            returns = ours if labels == 700 else ours - 350.0
+            records.append(made_up("learned", seed, returns, labels=labels, steps=steps))
+        records += [made_up("true", seed, 1000.0), made_up("plain", seed, 0.0, seconds=8.0)]
+        # Its agent trained for 150,000 steps, its envs took 220,000: below our larger budget.
+        agent = {"true_return_mean": theirs, "seconds": 60.0}
+        agent |= {"agent_steps": 150_000, "env_steps": 220_000}
+        peer = made_up("imitation", seed, theirs, recipe="tuned", steps=0, labels=0, agent=agent)
+        records.append({**peer, "n_labels": 700})
+    summary = load("against_imitation_summary").summarise({"halfcheetah": robot}, records)
+    figures = summary["robots"]["halfcheetah"]
+    assert [c["imitation_steps"] for c in figures["comparisons"]] == [150_000, 220_000]
+    for found in figures["comparisons"]:
+        assert (found["mean_half_labels"], found["imitation_mean"]) == (450.0, 400.0)
+        assert found["met"]
+    # (800 - 0) / (1000 - 0) of the gain; 10 s over plain PPO's 8 s.
+    assert figures["yardsticks"]["fraction"] == pytest.approx(0.8)
+    assert figures["yardsticks"]["time_ratio"] == pytest.approx(1.25)
+    assert figures["settings"]["learned-700-124928"]["worst_seed"] == 1
+    assert all(target["met"] for target in summary["targets"])
+
+
+def test_what_the_peer_must_repeat_is_what_our_env_did(load) -> None:
+    reference = load("against_imitation").record_reference("rlhf_gym/Pendulum-v0", n=5)
+    # Pendulum-v1's reward, from its documentation: -(angle^2 + 0.1 speed^2 + 0.001 torque^2).
+    angle = (reference["states"][:, 0] + np.pi) % (2 * np.pi) - np.pi
+    torque = np.clip(reference["actions"][:, 0], -2.0, 2.0)
+    cost = angle**2 + 0.1 * reference["states"][:, 1] ** 2 + 0.001 * torque**2
+    assert reference["rewards"] == pytest.approx(-cost, abs=1e-6)
+    assert np.allclose(reference["states"][1:], reference["next_states"][:-1], atol=1e-9)
