@@ -22,6 +22,8 @@ from rlhf_gym.feedback.shards import describe_shard
 from rlhf_gym.files import sync
 
 __all__ = [
+    "ANSWERS_OF_Q",
+    "APPEND_ONLY",
     "APPLICATION_ID",
     "CURRENT_ANSWERS",
     "MIGRATIONS",
@@ -58,15 +60,32 @@ _V1 = (
     "CREATE INDEX answers_superseded ON answers (supersedes) WHERE supersedes IS NOT NULL",
 )
 
+APPEND_ONLY = tuple(
+    (
+        name,
+        f"CREATE TRIGGER {name} BEFORE {event} ON answers"
+        " BEGIN SELECT RAISE(ABORT, 'answers are append-only'); END",
+    )
+    for name, event in (("answers_are_kept", "DELETE"), ("answers_stand", "UPDATE"))
+)
+"""Name and statement of the triggers that keep answers from being deleted or changed."""
+
 _V2 = (
     "ALTER TABLE answers ADD COLUMN labeller TEXT NOT NULL DEFAULT ''",
     "CREATE INDEX answers_by_labeller ON answers (query, labeller)",
     "CREATE TABLE shard_files (shard INTEGER NOT NULL REFERENCES shards, name TEXT NOT NULL,"
     " n_bytes INTEGER NOT NULL, crc32 INTEGER NOT NULL, PRIMARY KEY (shard, name)) WITHOUT ROWID",
-    "CREATE TRIGGER answers_are_kept BEFORE DELETE ON answers"
-    " BEGIN SELECT RAISE(ABORT, 'answers are append-only'); END",
-    "CREATE TRIGGER answers_stand BEFORE UPDATE ON answers"
-    " BEGIN SELECT RAISE(ABORT, 'answers are append-only'); END",
+    *(statement for _, statement in APPEND_ONLY),
+)
+
+_V3 = (
+    "ALTER TABLE queries ADD COLUMN n_wanted INTEGER NOT NULL DEFAULT 1",
+    # Who is looking at what until when (seconds since the epoch), so that nobody else gets it.
+    "CREATE TABLE leases (query INTEGER NOT NULL REFERENCES queries, labeller TEXT NOT NULL,"
+    " sitting TEXT NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (query, labeller))"
+    " WITHOUT ROWID",
+    "CREATE TABLE gold (query INTEGER PRIMARY KEY REFERENCES queries, choice TEXT NOT NULL,"
+    " source TEXT NOT NULL)",
 )
 
 
@@ -83,6 +102,13 @@ CURRENT_ANSWERS = """
 """
 """The pairwise answers that stood after answer number :last, of rounds before :rounds: the columns
 that `AnswerTable.from_rows` takes, then the row numbers of the two clips."""
+
+
+ANSWERS_OF_Q = (
+    "(SELECT count(*) FROM answers AS a WHERE a.query = q.query AND a.kind = 'pairwise'"
+    " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence))"
+)
+"""How many answers of a query `q` stand, as part of a statement."""
 
 
 def _create(connection: sqlite3.Connection, folder: Path) -> None:
@@ -103,9 +129,16 @@ def _add_labellers_and_checksums(connection: sqlite3.Connection, folder: Path) -
             )
 
 
+def _add_leases_and_gold(connection: sqlite3.Connection, folder: Path) -> None:
+    """Version 2 to 3: several labellers on one store, and pairs whose answer is known."""
+    for statement in _V3:
+        connection.execute(statement)
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (
     _create,
     _add_labellers_and_checksums,
+    _add_leases_and_gold,
 )
 """`MIGRATIONS[v]` takes a store in a given folder from version v to v + 1."""
 
@@ -277,6 +310,7 @@ def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA secure_delete = ON")  # what is forgotten leaves no trace
             connection.execute("PRAGMA cache_size = -32768")  # 32 MiB: a round fits
             if exists:
                 _check_pages(connection, path)

@@ -8,10 +8,10 @@ changed mind is a new row that supersedes the old one.
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,29 +20,27 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_gym.data import Clip, Preference, Query
-from rlhf_gym.errors import DataError, UnknownNameError
-from rlhf_gym.feedback.dataset import (
-    AnswerTable,
-    ClipTable,
-    PreferenceSet,
-    decode_answer,
-    encode_answer,
+from rlhf_gym.data import Choice, Clip, Preference, Query
+from rlhf_gym.errors import UnknownNameError
+from rlhf_gym.feedback.answers import (
+    add_answer,
+    forget_labeller,
+    read_answers,
+    restore_answer,
+    retract_answer,
+    select_answers,
 )
+from rlhf_gym.feedback.dataset import AnswerTable, ClipTable, PreferenceSet
+from rlhf_gym.feedback.posting import post_queries
+from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.schema import (
+    ANSWERS_OF_Q,
     CURRENT_ANSWERS,
     open_database,
     storage_errors,
     transaction,
 )
-from rlhf_gym.feedback.shards import (
-    ShardFile,
-    ShardReader,
-    check_layouts,
-    layout_of,
-    publish_shard,
-    write_shard,
-)
+from rlhf_gym.feedback.shards import ShardFile, ShardReader
 
 __all__ = ["PreferenceStore"]
 
@@ -90,21 +88,23 @@ class PreferenceStore:
         self._connection.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction on the database, for the other modules of this room."""
         with storage_errors(self.path), transaction(self._connection):
-            yield
+            yield self._connection
 
-    def _rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
+        """What a statement reads from the database, for the other modules of this room."""
         # Always read to the end: a cursor left open would keep other processes from committing.
         with storage_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
     def _number(self, sql: str, *parameters: Any) -> int:
-        return int(self._rows(sql, parameters)[0][0])
+        return int(self.rows(sql, parameters)[0][0])
 
     # --- asking -----------------------------------------------------------------------------
 
-    def post(self, queries: Sequence[Query]) -> int:
+    def post(self, queries: Sequence[Query], *, n_wanted: int = 1) -> int:
         """Put queries, with their clips, before the teachers.
 
         A query or clip that is stored already (same id) is left as it is, so a replayed round
@@ -113,6 +113,7 @@ class PreferenceStore:
 
         Args:
             queries: Of one round, as a rule; the shard takes the first one's name.
+            n_wanted: How many labellers are to answer each of them.
 
         Returns:
             How many of the queries are new.
@@ -121,74 +122,11 @@ class PreferenceStore:
             DataError: a clip whose dtype or shape does not fit into this store.
             OSError: the disk is full; nothing of these queries is stored.
         """
-        with self._writing():
-            known = self._known("queries", (query.id for query in queries))
-            new = {query.id: query for query in queries if query.id not in known}
-            if new:
-                self._post_new(list(new.values()))
-        return len(new)
-
-    def _known(self, table: str, ids: Iterable[str]) -> dict[str, int]:
-        """Row numbers of those ids that are stored."""
-        column = {"queries": "query", "clips": "clip"}[table]
-        sql = f"SELECT {column} FROM {table} WHERE id = ?"
-        found = {key: self._connection.execute(sql, (key,)).fetchone() for key in ids}
-        return {key: row[0] for key, row in found.items() if row is not None}
-
-    def _post_new(self, queries: list[Query]) -> None:
-        clips = {clip.id: clip for query in queries for clip in query.clips}
-        rows = self._known("clips", clips)
-        fresh = [clip for key, clip in clips.items() if key not in rows]
-        temporary = self._clips / "unfinished"
-        name = self._free_name(queries[0].round)
-        if fresh:
-            rows |= self._insert_shard(name, temporary, fresh)
-        for query in queries:
-            cursor = self._connection.execute(
-                "INSERT INTO queries (id, seed, round, position, n_clips) VALUES (?, ?, ?, ?, ?)",
-                (query.id, str(query.seed), query.round, query.index, len(query.clips)),
-            )
-            self._connection.executemany(
-                "INSERT INTO query_clips VALUES (?, ?, ?)",
-                [(cursor.lastrowid, place, rows[c.id]) for place, c in enumerate(query.clips)],
-            )
-        if fresh:
-            publish_shard(temporary, self._clips / name)
-
-    def _free_name(self, round_: int) -> str:
-        base = f"round-{round_:04d}"
-        taken = {row[0] for row in self._connection.execute("SELECT name FROM shards")}
-        n = 0
-        while (name := f"{base}-{n}" if n else base) in taken:
-            n += 1
-        return name
-
-    def _insert_shard(self, name: str, temporary: Path, clips: list[Clip]) -> dict[str, int]:
-        """Write the clips to the temporary folder and their rows into the open transaction."""
-        earlier = self._connection.execute("SELECT layout FROM shards LIMIT 1").fetchone()
-        layout = layout_of(clips[0]) if earlier is None else json.loads(earlier[0])
-        check_layouts(clips, layout)
-        files = write_shard(temporary, clips)
-        shard = self._connection.execute(
-            "INSERT INTO shards (name, layout) VALUES (?, ?)", (name, json.dumps(layout))
-        ).lastrowid
-        self._connection.executemany(
-            "INSERT INTO shard_files VALUES (?, ?, ?, ?)",
-            [(shard, file.name, file.n_bytes, file.crc32) for file in files],
-        )
-        # Rows ascend with the place in the shard: `preferences` reads shards front to back.
-        start = self._number("SELECT coalesce(max(clip), 0) + 1 FROM clips")
-        self._connection.executemany(
-            "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (start + i, c.id, c.context_id, shard, i, len(c), int(c.sim_states is not None))
-                for i, c in enumerate(clips)
-            ],
-        )
-        return {clip.id: start + i for i, clip in enumerate(clips)}
+        with self.writing() as connection:
+            return post_queries(connection, self._clips, queries, n_wanted)
 
     def open_queries(self, limit: int | None = None) -> list[Query]:
-        """Queries that nobody has answered, by round and index.
+        """Queries that want an answer (more), by round and index.
 
         Args:
             limit: At most so many; None for all of them.
@@ -197,10 +135,16 @@ class PreferenceStore:
             Complete queries: their clips carry true rewards and simulator states, if known.
         """
         return self._queries(
-            "SELECT query FROM queries AS q WHERE NOT EXISTS"
-            " (SELECT 1 FROM answers WHERE answers.query = q.query)"
+            f"SELECT query FROM queries AS q WHERE {ANSWERS_OF_Q} < q.n_wanted"
             " ORDER BY round, position, query LIMIT ?",
             -1 if limit is None else limit,
+        )
+
+    def queries(self, query_ids: Sequence[str]) -> list[Query]:
+        """Queries by their ids, complete, by round and index; unknown ids are left out."""
+        return self._queries(
+            "SELECT query FROM queries WHERE id IN (SELECT value FROM json_each(?))",
+            json.dumps(list(query_ids)),
         )
 
     def query(self, query_id: str) -> Query:
@@ -209,7 +153,7 @@ class PreferenceStore:
         Raises:
             UnknownNameError: no such query.
         """
-        found = self._queries("SELECT query FROM queries WHERE id = ?", query_id)
+        found = self.queries([query_id])
         if not found:
             raise UnknownNameError(f"no query {query_id!r} in `{self.path}`.")
         return found[0]
@@ -220,7 +164,7 @@ class PreferenceStore:
         Raises:
             UnknownNameError: no such clip.
         """
-        found = self._build_clips(self._rows(f"{_CLIP_ROWS} WHERE id = ?", (clip_id,)))
+        found = self._build_clips(self.rows(f"{_CLIP_ROWS} WHERE id = ?", (clip_id,)))
         if not found:
             raise UnknownNameError(f"no clip {clip_id!r} in `{self.path}`.")
         return next(iter(found.values()))
@@ -230,14 +174,14 @@ class PreferenceStore:
             # One snapshot: between two statements another process may answer, or post.
             self._connection.execute("BEGIN")
             try:
-                rows = self._rows(
+                rows = self.rows(
                     "SELECT q.query, q.id, q.seed, q.round, q.position, c.clip"
                     f" FROM ({selection}) AS chosen JOIN queries AS q USING (query)"
                     " JOIN query_clips AS c USING (query)"
                     " ORDER BY q.round, q.position, q.query, c.place",
                     (parameter,),
                 )
-                clip_rows = self._rows(
+                clip_rows = self.rows(
                     f"{_CLIP_ROWS} WHERE clip IN"
                     f" (SELECT clip FROM query_clips WHERE query IN ({selection})) ORDER BY clip",
                     (parameter,),
@@ -267,7 +211,7 @@ class PreferenceStore:
         return clips
 
     def _files(self, shard: int) -> tuple[str, dict[str, ShardFile]]:
-        rows = self._rows(
+        rows = self.rows(
             "SELECT s.name, f.name, f.n_bytes, f.crc32 FROM shards AS s"
             " JOIN shard_files AS f USING (shard) WHERE shard = ?",
             (shard,),
@@ -281,56 +225,89 @@ class PreferenceStore:
 
         The same answer by the same teacher and labeller is ignored, so a replay adds nothing; a
         different one of the same labeller supersedes the earlier, which stays on record.
+        `LabelDesk` gives answers of other kinds than "pairwise".
 
         Raises:
             DataError: a query that was never posted, one of more than two clips, or details that
                 are not JSON; nothing of the batch is kept.
             OSError: the disk is full; earlier answers are intact.
         """
-        with self._writing():
+        with self.writing() as connection:
             for preference in preferences:
-                self._answer_one(preference)
+                add_answer(connection, preference, self.path)
 
-    def _answer_one(self, preference: Preference) -> None:
-        execute, query_id = self._connection.execute, preference.query.id
-        found = execute("SELECT query, n_clips FROM queries WHERE id = ?", (query_id,)).fetchone()
-        if found is None:
-            raise DataError(
-                f"query {query_id} is not in `{self.path}`; post a query before its answer. "
-                "Nothing of this batch was kept."
-            )
-        query, n_clips = found
-        if n_clips != 2:
-            raise DataError(
-                f"query {query_id} asks about {n_clips} clips; a choice between first and second "
-                "answers a pair. Nothing of this batch was kept."
-            )
-        payload = encode_answer(preference)
-        teacher, labeller = preference.teacher, preference.labeller
-        earlier = execute(
-            "SELECT sequence, teacher, payload FROM answers WHERE query = ? AND labeller = ?"
-            " ORDER BY sequence DESC LIMIT 1",
-            (query, labeller),
-        ).fetchone()
-        if earlier and (earlier[1], decode_answer(earlier[2], self.path)[0]) == (
-            teacher,
-            preference.choice,
-        ):
-            return
-        execute(
-            "INSERT INTO answers (uuid, query, kind, payload, teacher, labeller, shown_at,"
-            " answered_at, supersedes) VALUES (?, ?, 'pairwise', ?, ?, ?, ?, ?, ?)",
-            (
-                uuid.uuid4().hex,
-                query,
-                payload,
-                teacher,
-                labeller,
-                preference.shown_at,
-                preference.answered_at,
-                earlier[0] if earlier else None,
-            ),
+    def retract(self, uuid: str, answered_at: float = 0.0) -> bool:
+        """Take an answer back; its query is open again, and both rows stay on record.
+
+        Args:
+            uuid: The answer's.
+            answered_at: Seconds since the epoch, UTC.
+
+        Returns:
+            Whether it stood.
+        """
+        with self.writing() as connection:
+            return retract_answer(connection, uuid, answered_at)
+
+    def restore_answers(self, records: Sequence[AnswerRecord]) -> int:
+        """Add recorded rows of another store as they were, uuids, times and kinds included.
+
+        What a row superseded is found again by its uuid, among the records or in this store.
+        Rows that are here already (same uuid) are left alone.
+
+        Args:
+            records: In the order of their sequence numbers, as `answer_records` gives them with
+                `superseded=True`; their queries must be posted.
+
+        Returns:
+            How many rows are new.
+
+        Raises:
+            DataError: an unknown query, or a record that supersedes one that is nowhere to be
+                found; nothing is kept.
+        """
+        before, uuids = self._number("SELECT count(*) FROM answers"), {}
+        with self.writing() as connection:
+            for record in records:
+                uuids[record.sequence] = record.uuid
+                restore_answer(connection, record, uuids, self.path)
+        return self._number("SELECT count(*) FROM answers") - before
+
+    def forget_labeller(self, labeller: str) -> int:
+        """Delete all of one labeller's answers, for good: the one exception to append-only.
+
+        Returns:
+            How many rows were deleted.
+        """
+        with self.writing() as connection:
+            return forget_labeller(connection, labeller)
+
+    def mark_gold(self, expected: Mapping[str, Choice], source: str) -> None:
+        """Say what the right answer to some queries is; their labellers are measured by it.
+
+        Args:
+            expected: By query id. A query that is marked already is marked anew.
+            source: Who says so: "true return", "owner", ...
+
+        Raises:
+            UnknownNameError: no such query.
+        """
+        with self.writing() as connection:
+            for query_id, choice in expected.items():
+                cursor = connection.execute(
+                    "INSERT OR REPLACE INTO gold SELECT query, ?, ? FROM queries WHERE id = ?",
+                    (choice.value, source, query_id),
+                )
+                if cursor.rowcount < 1:
+                    raise UnknownNameError(f"no query {query_id!r} in `{self.path}`.")
+
+    def gold(self) -> dict[str, Choice]:
+        """The right answers that are known, by query id, in the order of the queries."""
+        rows = self.rows(
+            "SELECT q.id, g.choice FROM gold AS g JOIN queries AS q USING (query)"
+            " ORDER BY q.round, q.position, q.query"
         )
+        return {query_id: Choice(choice) for query_id, choice in rows}
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -348,7 +325,7 @@ class PreferenceStore:
         """
         last = _EVERYTHING if up_to is None else up_to
         rounds = _EVERYTHING if first_rounds is None else first_rounds
-        rows = self._rows(CURRENT_ANSWERS, {"last": last, "rounds": rounds})
+        rows = self.rows(CURRENT_ANSWERS, {"last": last, "rounds": rounds})
         if not rows:
             return PreferenceSet.from_preferences([])
         # The last two columns are the pair, the others belong to the answer.
@@ -364,13 +341,13 @@ class PreferenceStore:
         chosen = np.zeros(stop - start + 1, bool)
         chosen[wanted - start] = True
         span = "WHERE clip BETWEEN ? AND ? ORDER BY clip"
-        rows = self._rows(f"SELECT clip, id, context FROM clips {span}", (start, stop))
+        rows = self.rows(f"SELECT clip, id, context FROM clips {span}", (start, stop))
         ids = [key for clip, key, _ in rows if chosen[clip - start]]
         contexts = [sys.intern(context) for clip, _, context in rows if chosen[clip - start]]
-        rows = self._rows(f"SELECT clip, shard, row, length FROM clips {span}", (start, stop))
+        rows = self.rows(f"SELECT clip, shard, row, length FROM clips {span}", (start, stop))
         places = np.array([place for clip, *place in rows if chosen[clip - start]], np.int64)
         del rows
-        layout = json.loads(self._rows("SELECT layout FROM shards LIMIT 1")[0][0])
+        layout = json.loads(self.rows("SELECT layout FROM shards LIMIT 1")[0][0])
         parts = [
             (*self._files(int(shard)), places[places[:, 0] == shard, 1])
             for shard in np.unique(places[:, 0])
@@ -386,13 +363,48 @@ class PreferenceStore:
         return self._number("SELECT coalesce(max(sequence), 0) FROM answers")
 
     def counts(self) -> dict[str, int]:
-        """Figures: n_queries, n_open, n_answers (that stand), n_clips, n_superseded."""
+        """Figures of what is trained on.
+
+        Returns:
+            n_queries, n_open (that want an answer), n_answers (that stand), n_clips, n_superseded
+            (replaced or taken back).
+        """
         names = ("n_queries", "n_open", "n_answers", "n_clips", "n_superseded")
-        row = self._rows(
-            "SELECT n_queries, n_queries - n_asked, n_rows - n_superseded, n_clips, n_superseded"
-            " FROM (SELECT count(*) AS n_queries FROM queries),"
-            " (SELECT count(*) AS n_rows, count(DISTINCT query) AS n_asked,"
-            " count(supersedes) AS n_superseded FROM answers),"
-            " (SELECT count(*) AS n_clips FROM clips)"
+        row = self.rows(
+            f"SELECT count(*), coalesce(sum({ANSWERS_OF_Q} < n_wanted), 0),"
+            f" coalesce(sum({ANSWERS_OF_Q}), 0), (SELECT count(*) FROM clips),"
+            " (SELECT count(supersedes) FROM answers) FROM queries AS q"
         )[0]
         return dict(zip(names, row, strict=True))
+
+    def answer_records(self, *, superseded: bool = False) -> list[AnswerRecord]:
+        """Answers of every kind with all that is known about them, as they were given.
+
+        Args:
+            superseded: With those that were replaced or taken back, and the retractions.
+
+        Returns:
+            By sequence number.
+
+        Raises:
+            CorruptDataError: an answer, or a shard with true rewards, cannot be read.
+        """
+        rows = self.rows(select_answers(superseded=superseded))
+        return list(read_answers(rows, self.path, self.return_gaps()))
+
+    def return_gaps(self) -> dict[str, float]:
+        """True return of the first clip less the second's, by query id, where both are known."""
+        returns: dict[int, float] = {}
+        for (shard,) in self.rows("SELECT shard FROM shards"):
+            name, files = self._files(shard)
+            rewards = self._reader.map(name, files["true_rewards.npy"])
+            sums = rewards.sum(axis=1, dtype=np.float64).tolist()
+            rows = self.rows("SELECT clip, row FROM clips WHERE shard = ?", (shard,))
+            returns |= {clip: sums[row] for clip, row in rows}
+        rows = self.rows(
+            "SELECT q.id, one.clip, two.clip FROM queries AS q"
+            " JOIN query_clips AS one ON one.query = q.query AND one.place = 0"
+            " JOIN query_clips AS two ON two.query = q.query AND two.place = 1"
+        )
+        gaps = {query_id: returns[first] - returns[second] for query_id, first, second in rows}
+        return {query_id: gap for query_id, gap in gaps.items() if np.isfinite(gap)}

@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 from rlhf_gym.data import Query
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.acquisition import uniform
+from rlhf_gym.feedback.answer_sources import AnswerSource, Due
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal, Teacher
+from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
 
@@ -41,6 +42,10 @@ class Plan:
     """Random steps before the first question."""
     clip_length: int
     eval_episodes: int
+    answers_per_query: int = 1
+    """Labellers who are to answer each query."""
+    n_given: int = 0
+    """Answers that are in the store before the first question."""
     source: Literal["learned", "true"] = "learned"
     """What the agent is trained on; with "true" nothing is asked."""
 
@@ -56,7 +61,7 @@ class Parts:
 
     agent: Agent
     store: PreferenceStore
-    teacher: Teacher
+    answers: AnswerSource
     acquisition: Acquisition
     reward_model: RewardModel | None
 
@@ -91,9 +96,12 @@ def run_rounds(
     parts: Parts, plan: Plan, run: Run, observer: RoundObserver, first_round: int
 ) -> None:
     """Play all rounds from `first_round` on, each ending in metrics and a checkpoint."""
+    earlier = run.metrics()
+    fitted_to = earlier[-1].get("last_sequence") if earlier else None
     for round_ in range(first_round, plan.n_rounds):
         clock = _Clock(observer)
-        metrics = _play_round(parts, plan, round_, clock)
+        metrics = _play_round(parts, plan, round_, clock, fitted_to)
+        fitted_to = metrics.get("last_sequence")
         metrics.update(clock.seconds)
         run.append_metrics(metrics)
 
@@ -108,7 +116,10 @@ def run_rounds(
         observer.round(metrics, plan.n_rounds)
 
 
-def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[str, Any]:
+def _play_round(
+    parts: Parts, plan: Plan, round_: int, clock: _Clock, fitted_to: int | None
+) -> dict[str, Any]:
+    """One round; `fitted_to` is the last answer that the reward model knows."""
     agent, reward_model = parts.agent, parts.reward_model
     metrics: dict[str, Any] = {"round": round_}
 
@@ -122,12 +133,14 @@ def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[st
         if plan.labels[round_] > 0:
             with clock("label", "asking"):
                 _ask(parts, plan, round_)
+                due = Due(round_, plan.n_given + sum(plan.labels[: round_ + 1]))
+                parts.answers.collect(parts.store, due)
         # What the round is trained on, whoever answers while it goes on.
         metrics["last_sequence"] = parts.store.last_sequence
         preferences = parts.store.preferences(
             up_to=metrics["last_sequence"], first_rounds=round_ + 1
         )
-        if reward_model is not None and plan.labels[round_] > 0:
+        if reward_model is not None and metrics["last_sequence"] != fitted_to:
             with clock("fit", "fitting the reward"):
                 report = reward_model.fit(preferences, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
@@ -151,24 +164,20 @@ def _play_round(parts: Parts, plan: Plan, round_: int, clock: _Clock) -> dict[st
 
 
 def _ask(parts: Parts, plan: Plan, round_: int) -> None:
-    """Post this round's queries, and let the teacher answer what is open."""
-    n_labels = plan.labels[round_]
+    """Post this round's queries."""
+    n_queries = plan.labels[round_] // plan.answers_per_query
     rng = generator(plan.seed, "queries", round_)
-    clips = parts.agent.clips(n_labels * _CANDIDATES_PER_LABEL, plan.clip_length, rng)
+    clips = parts.agent.clips(n_queries * _CANDIDATES_PER_LABEL, plan.clip_length, rng)
     full = {clip.id: clip for clip in clips}
     blind = [clip.without_true_rewards() for clip in full.values()]
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.
     choose: Acquisition = parts.acquisition if round_ > 0 else uniform
-    pairs = choose(blind, parts.reward_model, n_labels, rng)
-    parts.store.post(
-        [
-            Query((full[first.id], full[second.id]), plan.seed, round_, i)
-            for i, (first, second) in enumerate(pairs)
-        ]
-    )
-    open_queries = parts.store.open_queries()
-    if open_queries:
-        parts.store.answer(parts.teacher.answer(open_queries))
+    pairs = choose(blind, parts.reward_model, n_queries, rng)
+    queries = [
+        Query((full[first.id], full[second.id]), plan.seed, round_, i)
+        for i, (first, second) in enumerate(pairs)
+    ]
+    parts.store.post(queries, n_wanted=plan.answers_per_query)
 
 
 def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:

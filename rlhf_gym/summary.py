@@ -40,7 +40,8 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         "n_rounds": len(metrics),
         "env_steps": parts.agent.n_steps_done,
         "eval_steps": sum(len(t) for t in episodes) + sum(m["eval_steps"] for m in metrics),
-        "n_labels": sum(1 for _ in parts.store.preferences()) if model is not None else 0,
+        # People may answer on after the last fit: what counts is what was trained on.
+        "n_labels": _last(metrics, "n_labels") or 0,
         **evaluation.figures(),
         "evaluation_returns": evaluation.true_returns.tolist(),
         "reference": _reference(config, [t.true_return for t in random]),
@@ -104,6 +105,6 @@ def _seconds(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return total
 
 
-def _last(metrics: list[dict[str, Any]], key: str) -> float | None:
+def _last(metrics: list[dict[str, Any]], key: str) -> Any:
     """The newest value of a figure that not every round has."""
     return next((row[key] for row in reversed(metrics) if row.get(key) is not None), None)

@@ -26,8 +26,8 @@ class TrainConfig:
     algo: str = "ppo"
     """The agent: ppo, or an own one as `module:attribute`."""
     teacher: str = "synthetic"
-    """Who answers: synthetic (= oracle), mistake, noisy, skip, myopic, equal, or
-    `module:attribute`."""
+    """Who answers: human (through `rlhf-gym label`), synthetic (= oracle), mistake, noisy, skip,
+    myopic, equal, `replay:FOLDER` (the answers recorded there), or `module:attribute`."""
     acquisition: str = "uniform"
     """Which pairs are asked about: uniform, disagreement, entropy, or `module:attribute`."""
     reward_model: str = "ensemble"
@@ -49,6 +49,14 @@ class TrainConfig:
     """Steps per clip; default: 50, or two fifths of an episode where that is less."""
     initial_labels: float = 0.25
     """Share of the answers given to warm-up experience, in (0, 1]."""
+    label_slack: float = 0.2
+    """With people: share of the scheduled answers that a round does not wait for, in [0, 1)."""
+    wait: bool = True
+    """With people: whether rounds after the first wait for answers at all."""
+    answers_per_query: int = 1
+    """With people: labellers who are to answer each pair; `labels` counts answers, not pairs."""
+    preferences: str | None = None
+    """A run or store whose answers are given from the start, beside `labels` new ones."""
     label_schedule: Literal["hyperbolic", "constant"] = "hyperbolic"
     """Whether later rounds ask fewer questions, in proportion to 1 / (1 + 3 progress)."""
     warm_up: float = 0.05
@@ -71,8 +79,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, low in (
-            ("labels", 1), ("steps", 1), ("seed", 0), ("rounds", 1), ("clip_length", 1),
-            ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1), ("horizon", 1),
+            ("labels", 0), ("steps", 1), ("seed", 0), ("rounds", 1), ("clip_length", 1),
+            ("answers_per_query", 1), ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1),
+            ("horizon", 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
@@ -83,6 +92,19 @@ class TrainConfig:
             raise ConfigError(
                 f"`initial_labels` ({self.initial_labels}) must lie in (0, 1] and `warm_up` "
                 f"({self.warm_up}) in (0, 0.5]."
+            )
+        if self.labels == 0 and self.preferences is None and self.reward == "learned":
+            raise ConfigError(
+                "`labels` is 0 and no `preferences` are given: there is nothing to learn a reward "
+                "from; ask for at least 1 answer, or name a run or store with answers."
+            )
+        if self.labels % self.answers_per_query or (
+            self.answers_per_query > 1 and self.teacher != "human"
+        ):
+            raise ConfigError(
+                f"`answers_per_query` is {self.answers_per_query}; it must divide `labels` "
+                f"({self.labels}), and needs several people: `--teacher human` (now "
+                f"{self.teacher})."
             )
         for name, mine in (("horizon", "max_episode_steps"), ("obs_keys", "obs_keys")):
             if getattr(self, name) and mine in self.env_kwargs:

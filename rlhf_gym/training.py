@@ -20,6 +20,8 @@ from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.config import from_yaml, to_yaml
 from rlhf_gym.envs.make import make_env, space_info
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
+from rlhf_gym.feedback.given import add_given
 from rlhf_gym.feedback.schedules import labels_per_round, steps_per_round
 from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.store import PreferenceStore
@@ -123,6 +125,7 @@ def _with_label_noise(config: TrainConfig) -> RewardModelSettings:
     ensemble = config.ensemble
     if ensemble.fit.label_noise is not None:
         return ensemble
+    # A recording is fitted like what was recorded: by the configuration that goes with it.
     noise = 0.0 if config.teacher in ("synthetic", "oracle") else 0.1
     return dataclasses.replace(ensemble, fit=dataclasses.replace(ensemble.fit, label_noise=noise))
 
@@ -143,18 +146,27 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
     rounds = min(config.rounds, (steps - n_warm_up) // unit)
     return Plan(
         seed=config.seed,
-        labels=labels_per_round(
-            config.labels,
-            rounds,
-            initial_fraction=initial if rounds > 1 else 1.0,
-            kind=config.label_schedule,
-        ),
+        labels=_labels(config, rounds, initial),
         steps=steps_per_round(steps, rounds, unit, warm_up=n_warm_up),
         warm_up=n_warm_up,
         clip_length=config.clip_length,
         eval_episodes=config.eval_episodes,
+        answers_per_query=config.answers_per_query,
         source=config.reward,
     )
+
+
+def _labels(config: TrainConfig, rounds: int, initial: float) -> list[int]:
+    """Answers per round, whole queries each."""
+    if config.labels == 0:
+        return [0] * rounds
+    queries = labels_per_round(
+        config.labels // config.answers_per_query,
+        rounds,
+        initial_fraction=initial if rounds > 1 else 1.0,
+        kind=config.label_schedule,
+    )
+    return [n * config.answers_per_query for n in queries]
 
 
 def _warm_up_steps(
@@ -199,13 +211,17 @@ def build_reward_model(config: TrainConfig, info: SpaceInfo) -> RewardModel:
     return factory(info, **arguments)
 
 
-def _build_teacher(config: TrainConfig) -> Teacher:
+def _build_answers(config: TrainConfig) -> AnswerSource:
     name = "oracle" if config.teacher == "synthetic" else config.teacher
+    if name == "human":
+        return People(slack=config.label_slack, wait=config.wait)
+    if name.startswith("replay:"):
+        return Replay(Path(name.removeprefix("replay:")))
     if name in PRESETS or ":" not in name:
-        return make_teacher(name, torch_seed(stream(config.seed, "teacher")))
+        return AtOnce(make_teacher(name, torch_seed(stream(config.seed, "teacher"))))
     part: Any = resolve("teacher", name)
     teacher: Teacher = part() if isinstance(part, type) else part
-    return teacher
+    return AtOnce(teacher)
 
 
 def _fresh_folder(config: TrainConfig) -> Path:
@@ -222,7 +238,7 @@ class _Players:
     """Everything of a run that needs no folder."""
 
     agent: Any
-    teacher: Teacher
+    answers: AnswerSource
     acquisition: Acquisition
     reward_model: RewardModel | None
 
@@ -231,7 +247,7 @@ def _build_players(prepared: Prepared) -> _Players:
     config = prepared.config
     torch.set_num_threads(config.threads)
     return _Players(
-        teacher=_build_teacher(config),
+        answers=_build_answers(config),
         acquisition=resolve("acquisition", config.acquisition),
         reward_model=(
             build_reward_model(config, prepared.info) if config.reward == "learned" else None
@@ -248,13 +264,23 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         stack.callback(agent.close)
         stack.enter_context(run.lock())
         store = stack.enter_context(PreferenceStore(run.store_folder))
+        if config.preferences is not None:
+            n_given = add_given(store, Path(config.preferences), config.env)
+            plan = dataclasses.replace(plan, n_given=n_given)
         agent.log_to(run.tb_folder)
-        parts = Parts(agent, store, players.teacher, players.acquisition, players.reward_model)
+        parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
         first_round = _restore(run, parts)
         console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
         labels = sum(plan.labels) if plan.source == "learned" else 0
         progress = make_progress(config.steps or 0, labels, console)
         agent.on_steps = progress.steps
+        if isinstance(players.answers, People):
+            players.answers.notify = progress.phase
+            console.print(
+                f"label the clips in another terminal: rlhf-gym label {run.folder}",
+                soft_wrap=True,
+                highlight=False,
+            )
         setup = time.perf_counter() - started
         try:
             with progress:

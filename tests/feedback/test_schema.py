@@ -39,7 +39,7 @@ def small_database(folder: Path, n_rows: int = 400) -> Path:
     with closing(open_database(path, create=True)) as connection, transaction(connection):
         for i in range(n_rows):
             connection.execute(
-                "INSERT INTO queries VALUES (?, ?, '0', 0, ?, 2)", (i + 1, f"{i:064x}", i)
+                "INSERT INTO queries VALUES (?, ?, '0', 0, ?, 2, 1)", (i + 1, f"{i:064x}", i)
             )
     return path
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import CorruptDataError, DataError, UnknownNameError
-from rlhf_gym.feedback import store as store_module
+from rlhf_gym.feedback import posting
 from rlhf_gym.feedback.store import PreferenceStore
 
 
@@ -99,13 +99,13 @@ def test_the_left_over_shard_of_a_crash_is_replaced(store: PreferenceStore) -> N
 def test_a_crash_before_the_rows_are_committed_stores_nothing(
     store: PreferenceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = store_module.publish_shard
+    publish = posting.publish_shard
 
     def publish_and_crash(temporary: Path, final: Path) -> None:
         publish(temporary, final)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store_module, "publish_shard", publish_and_crash)
+    monkeypatch.setattr(posting, "publish_shard", publish_and_crash)
     with pytest.raises(KeyboardInterrupt):
         store.post(make_round(0))
     assert store.open_queries() == [] and shards(store) == ["round-0000"]

@@ -1,0 +1,193 @@
+"""Questions that measure a labeller: pairs whose right answer is known, and pairs shown again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlhf_gym.data import Choice
+from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.records import AnswerKind
+from rlhf_gym.feedback.schema import ANSWERS_OF_Q
+from rlhf_gym.feedback.store import PreferenceStore
+
+__all__ = [
+    "Measure",
+    "MeasuringQuestion",
+    "MeasuringSettings",
+    "gold_from_true_returns",
+    "next_measure",
+]
+
+_REST = 10  # an answered pair is not shown again before as many others
+
+_ANSWERS = """
+    SELECT q.id, a.kind, a.payload, g.choice
+    FROM answers AS a JOIN queries AS q USING (query) LEFT JOIN gold AS g USING (query)
+    WHERE a.labeller = ? AND a.kind NOT IN ('retraction', 'surplus')
+      AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)
+    ORDER BY a.sequence
+"""
+_GOLD = f"""
+    SELECT q.id, g.choice, {ANSWERS_OF_Q} >= q.n_wanted
+    FROM gold AS g JOIN queries AS q USING (query) ORDER BY q.query
+"""
+
+
+class MeasuringSettings(Protocol):
+    """The settings that say how often a labeller is measured; see `DeskSettings`."""
+
+    @property
+    def gold_share(self) -> float:
+        """Share of questions with a known answer."""
+
+    @property
+    def repeat_share(self) -> float:
+        """Share of pairs shown again."""
+
+    @property
+    def n_practice(self) -> int:
+        """Practice pairs at the start."""
+
+    @property
+    def n_qualification(self) -> int:
+        """Pairs to pass after that."""
+
+    @property
+    def pass_mark(self) -> float:
+        """Share of them to get right."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of which pairs are chosen."""
+
+
+@dataclass(frozen=True)
+class MeasuringQuestion:
+    """Which pair to ask, and why."""
+
+    query_id: str
+    kind: AnswerKind
+    expected: Choice | None = None
+    """The known answer, for practice."""
+    left_before: str | None = None
+    """Of a repeat: which clip stood on the left the first time."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is to be asked next for measurement."""
+
+    question: MeasuringQuestion | None
+    """None: an ordinary pair is next."""
+    disqualified: bool = False
+    """The labeller failed the qualification."""
+
+
+def gold_from_true_returns(store: PreferenceStore, share: float = 0.1) -> int:
+    """Mark the pairs with the clearest difference in true return as gold.
+
+    Only where the true reward is what the labellers are told to judge by: who trains a new
+    behaviour by eye has no such pairs, and marks some by hand.
+
+    Args:
+        store: With clips whose true rewards are known.
+        share: Of the pairs, those with the greatest |difference|, in (0, 1].
+
+    Returns:
+        How many pairs are marked now.
+
+    Raises:
+        ConfigError: a share out of range.
+        DataError: no pair has known true rewards.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"`share` is {share}, expected above 0 and at most 1.")
+    gaps = {key: gap for key, gap in store.return_gaps().items() if gap}
+    if not gaps:
+        raise DataError(
+            f"no pair in `{store.path}` has known true rewards that differ; mark gold pairs by "
+            "hand: `PreferenceStore.mark_gold`."
+        )
+    clear = float(np.quantile(np.abs(list(gaps.values())), 1.0 - share))
+    expected = {
+        key: Choice.FIRST if gap > 0 else Choice.SECOND
+        for key, gap in gaps.items()
+        if abs(gap) >= clear
+    }
+    store.mark_gold(expected, "true return")
+    return len(expected)
+
+
+def next_measure(
+    store: PreferenceStore, labeller: str, settings: MeasuringSettings, busy: Sequence[str] = ()
+) -> Measure:
+    """What measures a labeller next: practice, qualification, then now and then gold or a repeat.
+
+    A gold pair that a labeller answers as an ordinary one measures them as well, so known pairs
+    are added only where those fall short of `gold_share`, from pairs that want no more answers.
+
+    Args:
+        store: The store.
+        labeller: Who is measured.
+        settings: How often.
+        busy: Ids of queries that lie before them already.
+    """
+    given = store.rows(_ANSWERS, (labeller,))
+    gold = store.rows(_GOLD)
+    count = {kind: sum(row[1] == kind for row in given) for kind in ("practice", "qualification")}
+    seen = {row[0] for row in given} | set(busy)
+    fresh = [row for row in _shuffled(gold, labeller, settings) if row[0] not in seen]
+    waiting = sum(query in busy for query, *_ in gold)
+    for kind, wanted in (
+        ("practice", settings.n_practice), ("qualification", settings.n_qualification)
+    ):  # fmt: skip
+        if count[kind] < wanted and fresh and not waiting:
+            query_id, choice, _ = fresh[0]
+            return Measure(_gold_question(query_id, kind, choice))
+    tested = [row for row in given if row[1] == "qualification"]
+    right = sum(json.loads(row[2])["choice"] == row[3] for row in tested)
+    if tested and right < math.ceil(settings.pass_mark * len(tested) - 1e-9):
+        return Measure(None, disqualified=len(tested) >= settings.n_qualification or not fresh)
+    return Measure(_now_and_then(given, fresh, labeller, settings))
+
+
+def _now_and_then(
+    given: list[Any], fresh: list[Any], labeller: str, settings: MeasuringSettings
+) -> MeasuringQuestion | None:
+    real = [row for row in given if row[1] in ("pairwise", "gold", "repeat")]
+    n_gold = sum(row[3] is not None and row[1] != "repeat" for row in real)
+    closed = [row for row in fresh if row[2]]
+    if closed and n_gold + 1 <= settings.gold_share * (len(real) + 1):
+        return _gold_question(closed[0][0], "gold", closed[0][1])
+    repeated = {row[0] for row in real if row[1] == "repeat"}
+    if len(repeated) + 1 > settings.repeat_share * (len(real) + 1):
+        return None
+    own = [row for row in real if row[1] == "pairwise"][:-_REST]
+    for query_id, _, payload, _ in _shuffled(own, labeller, settings):
+        content = json.loads(payload)
+        left = content["details"].get("left")
+        decisive = content["choice"] in (Choice.FIRST.value, Choice.SECOND.value)
+        if query_id not in repeated and decisive and left:
+            return MeasuringQuestion(query_id, "repeat", left_before=left)
+    return None
+
+
+def _gold_question(query_id: str, kind: Any, choice: str) -> MeasuringQuestion:
+    expected = Choice(choice) if kind == "practice" else None
+    return MeasuringQuestion(query_id, kind, expected)
+
+
+def _shuffled(rows: list[Any], labeller: str, settings: MeasuringSettings) -> list[Any]:
+    """In an order of the labeller's own that stays the same between sittings."""
+
+    def key(row: Any) -> bytes:
+        return hashlib.sha256(f"{settings.seed}|{labeller}|{row[0]}".encode()).digest()
+
+    return sorted(rows, key=key)

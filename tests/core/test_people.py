@@ -1,0 +1,165 @@
+"""Training with people: they answer in another thread through a desk, as through a window."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf_gym import training
+from rlhf_gym.data import Choice
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.answer_sources import People
+from rlhf_gym.feedback.desk import LabelDesk
+from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.runs import Run
+from rlhf_gym.train_config import TrainConfig
+
+SMALL = TrainConfig(
+    env="rlhf_gym/PointMass-v0",
+    teacher="human",
+    labels=40,
+    steps=4000,
+    rounds=4,
+    clip_length=10,
+    eval_episodes=1,
+    final_episodes=1,
+    ensemble=RewardModelSettings(hidden=(16,), fit=FitSettings(max_epochs=2)),
+    hyperparameters={"n_envs": 4, "n_steps": 100, "batch_size": 100, "n_epochs": 1},
+)
+
+
+def label(folder: Path, labeller: str, stop: threading.Event, undo_every: int = 7) -> None:
+    """Answer by the true return, and every now and then take one back and answer again."""
+    while not (folder / "preferences.db").exists() and not stop.is_set():
+        time.sleep(0.01)
+    with PreferenceStore(folder) as store, LabelDesk(store, labeller) as desk:
+        n = 0
+        while not stop.is_set():
+            upcoming = desk.upcoming(3)
+            if not upcoming:
+                time.sleep(0.01)
+                continue
+            question = upcoming[0]
+            first, second = store.query(question.query.id).clips
+            better = Choice.FIRST if first.true_return > second.true_return else Choice.SECOND
+            desk.answer(question, question.side(better), shown_at=time.time())
+            n += 1
+            if n % undo_every == 0:
+                desk.undo()
+
+
+def train_with(config: TrainConfig, folder: Path, labellers: list[str]) -> Run:
+    stop = threading.Event()
+    threads = [threading.Thread(target=label, args=(folder, who, stop)) for who in labellers]
+    for thread in threads:
+        thread.start()
+    try:
+        return training.train(config, folder, quiet=True)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def weights(run: Run) -> dict[str, str]:
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    files = sorted(checkpoint.folder.glob("*.safetensors"))
+    assert len(files) == 2
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_polls():
+    """Half a second per look at the store is for people."""
+    with pytest.MonkeyPatch.context() as patch:
+        build = training._build_answers
+
+        def impatient(config: TrainConfig):
+            source = build(config)
+            if isinstance(source, People):
+                source.poll_seconds = 0.01
+            return source
+
+        patch.setattr(training, "_build_answers", impatient)
+        yield
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Run:
+    return train_with(SMALL, tmp_path_factory.mktemp("people") / "a", ["anna"])
+
+
+def test_the_label_schedule_is_the_clock(labelled: Run) -> None:
+    config = training.prepare(training.from_yaml(TrainConfig, labelled.config_path))
+    due = 0
+    for metrics, asked in zip(labelled.metrics(), config.plan.labels, strict=True):
+        due += asked
+        assert 0.8 * due <= metrics["n_labels"] <= due
+    summary = json.loads(labelled.summary_path.read_text())
+    assert summary["n_labels"] == labelled.metrics()[-1]["n_labels"]
+
+
+def test_a_replay_of_the_answers_ends_with_the_same_weights(labelled: Run, tmp_path: Path) -> None:
+    resolved = training.from_yaml(TrainConfig, labelled.config_path)
+    config = dataclasses.replace(resolved, teacher=f"replay:{labelled.folder}")
+    replayed = training.train(config, tmp_path / "b", quiet=True)
+    assert weights(replayed) == weights(labelled)
+    with PreferenceStore(labelled.store_folder) as a, PreferenceStore(replayed.store_folder) as b:
+        last = labelled.metrics()[-1]["last_sequence"]
+        taken_back = [r for r in a.answer_records(superseded=True) if r.kind == "retraction"]
+        assert taken_back, "the labeller took something back"
+        assert b.answer_records(superseded=True) == [
+            r for r in a.answer_records(superseded=True) if r.sequence <= last
+        ]
+
+
+def test_two_people_answer_every_pair_when_two_answers_are_asked(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, answers_per_query=2, label_slack=0.0)
+    run = train_with(config, tmp_path / "run", ["anna", "bert"])
+    with PreferenceStore(run.store_folder) as store:
+        records = [r for r in store.answer_records() if r.kind == "pairwise"]
+        assert store.counts()["n_queries"] == 20 and len(records) == 40
+        assert len({(r.query_id, r.labeller) for r in records}) == 40
+
+
+def test_a_run_starts_from_given_answers_alone(labelled: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        SMALL, teacher="synthetic", labels=0, preferences=str(labelled.folder)
+    )
+    run = training.train(config, tmp_path / "run", quiet=True)
+    with PreferenceStore(labelled.store_folder) as store:
+        n_given = store.counts()["n_answers"]
+    assert [m["n_labels"] for m in run.metrics()] == [n_given] * len(run.metrics())
+    fits = ["reward_log_loss_train" in m for m in run.metrics()]
+    assert fits == [True] + [False] * (len(fits) - 1), "one fit, for nothing new came in"
+
+
+def test_given_answers_stand_beside_the_new_ones(labelled: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        SMALL, teacher="synthetic", labels=12, preferences=str(labelled.folder)
+    )
+    run = training.train(config, tmp_path / "run", quiet=True)
+    with PreferenceStore(labelled.store_folder) as store:
+        n_given = store.counts()["n_answers"]
+    assert run.metrics()[-1]["n_labels"] == n_given + 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": 0}, "`labels` is 0 and no `preferences` are given"),
+        ({"answers_per_query": 3}, r"must divide `labels` \(40\)"),
+        ({"answers_per_query": 2, "teacher": "noisy"}, "needs several people"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **changes)

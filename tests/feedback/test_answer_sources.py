@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_gym.data import Choice, Clip, Preference, Query
+from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.answer_sources import AtOnce, Due, People, Replay
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.feedback.teachers import SyntheticTeacher
+
+
+def clip(i: int) -> Clip:
+    rng = np.random.default_rng(i)
+    obs, actions = rng.normal(size=(5, 3)), rng.normal(size=(4, 1))
+    rewards = np.full(4, i, np.float32)
+    return Clip(obs.astype(np.float32), actions.astype(np.float32), "Env-v0", rewards)
+
+
+def queries(round_: int, n: int) -> list[Query]:
+    start = 100 * round_
+    return [Query((clip(start + 2 * i), clip(start + 2 * i + 1)), 7, round_, i) for i in range(n)]
+
+
+def answer(query: Query, choice: Choice = Choice.FIRST, **fields) -> Preference:
+    return Preference(query, choice, "human", labeller="anna", **fields)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with PreferenceStore(tmp_path / "new") as opened:
+        yield opened
+
+
+def test_a_teacher_in_the_process_answers_what_is_open_and_nothing_twice(store) -> None:
+    store.post(queries(0, 3))
+    store.answer([answer(queries(0, 3)[0])])
+    AtOnce(SyntheticTeacher()).collect(store, Due(0, 3))
+    assert [p.choice for p in store.preferences()] == [Choice.FIRST, Choice.SECOND, Choice.SECOND]
+    AtOnce(SyntheticTeacher()).collect(store, Due(0, 3))
+    assert store.last_sequence == 3
+
+
+@pytest.mark.parametrize(
+    ("slack", "wait", "round_", "n_answers", "needed"),
+    [
+        (0.2, True, 0, 175, 140),  # 80 % of 175
+        (0.2, True, 3, 351, 281),  # 280.8, rounded up
+        (0.0, True, 1, 700, 700),
+        (0.2, False, 0, 175, 140),  # the first round has nothing else to train on
+        (0.2, False, 1, 700, 1),
+        (0.9, True, 0, 1, 1),  # never without any answer
+    ],
+)
+def test_people_are_waited_for_by_the_schedule_less_the_slack(
+    slack: float, wait: bool, round_: int, n_answers: int, needed: int
+) -> None:
+    assert People(slack=slack, wait=wait).n_needed(Due(round_, n_answers)) == needed
+
+
+def test_a_round_goes_on_with_the_answer_that_was_missing(store) -> None:
+    asked = queries(0, 10)
+    store.post(asked)
+    told: list[str] = []
+    n_given = 0
+
+    def label_one(seconds: float) -> None:
+        nonlocal n_given
+        assert n_given < 8, "it waits for more than 80 % of ten answers"
+        store.answer([answer(asked[n_given])])
+        n_given += 1
+
+    People(slack=0.2, notify=told.append, sleep=label_one).collect(store, Due(0, 10))
+    assert n_given == 8
+    assert told[0] == "waiting for answers: 0 of 8" and len(told) == 8
+
+
+def test_an_answer_taken_back_is_waited_for_again(store) -> None:
+    asked = queries(0, 2)
+    store.post(asked)
+    store.answer([answer(q) for q in asked])
+    store.retract(store.answer_records()[0].uuid)
+    waits = 0
+
+    def label_again(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        store.answer([answer(asked[0], Choice.SECOND)])
+
+    People(slack=0.0, sleep=label_again).collect(store, Due(0, 2))
+    assert waits == 1
+    assert [p.choice for p in store.preferences()] == [Choice.SECOND, Choice.FIRST]
+
+
+@pytest.mark.parametrize("slack", [-0.1, 1.0, float("nan")])
+def test_a_slack_out_of_range_is_refused(slack: float) -> None:
+    with pytest.raises(ConfigError, match=r"`label_slack` is .*0\.2 is usual"):
+        People(slack=slack)
+
+
+def recorded(folder: Path) -> PreferenceStore:
+    """Two rounds: round 0 trained on one answer, round 1 on three rows, one of them an undo."""
+    store = PreferenceStore(folder)
+    store.post(queries(0, 2))
+    store.answer([answer(queries(0, 2)[0], shown_at=3.0, answered_at=4.0)])
+    store.post(queries(1, 2))
+    store.answer([answer(queries(0, 2)[1], Choice.TIE, details={"comment": "alike"})])
+    store.retract(store.answer_records()[0].uuid, 9.0)
+    store.answer([answer(queries(1, 2)[1])])
+    marks = [{"round": 0, "last_sequence": 1}, {"round": 1, "last_sequence": 3}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in marks))
+    return store
+
+
+def test_a_recording_is_fed_up_to_what_each_round_was_trained_on(store, tmp_path: Path) -> None:
+    with recorded(tmp_path / "old") as old:
+        rows = old.answer_records(superseded=True)
+    replay = Replay(tmp_path / "old")
+    store.post(queries(0, 2))
+    replay.collect(store, Due(0, 2))
+    assert store.answer_records(superseded=True) == rows[:1]
+    store.post(queries(1, 2))
+    replay.collect(store, Due(1, 4))
+    assert store.answer_records(superseded=True) == rows[:3]
+    replay.collect(store, Due(1, 4))  # a round that is played again
+    assert store.answer_records(superseded=True) == rows[:3]
+    replay.collect(store, Due(2, 4))  # beyond the recorded rounds: what else is known
+    assert store.answer_records(superseded=True) == rows
+
+
+def test_a_bare_store_answers_what_is_asked(store, tmp_path: Path) -> None:
+    recorded(tmp_path / "old").close()
+    (tmp_path / "old" / "metrics.jsonl").unlink()
+    store.post(queries(1, 2))
+    Replay(tmp_path / "old").collect(store, Due(0, 2))
+    assert [p.query.id for p in store.preferences()] == [queries(1, 2)[1].id]
+
+
+@pytest.mark.parametrize("with_metrics", [True, False])
+def test_a_recording_of_other_questions_is_refused(store, tmp_path, with_metrics) -> None:
+    recorded(tmp_path / "old").close()
+    if not with_metrics:
+        (tmp_path / "old" / "metrics.jsonl").unlink()
+    store.post(queries(5, 2))
+    with pytest.raises(DataError, match="are not about what this run asks in round 0"):
+        Replay(tmp_path / "old").collect(store, Due(0, 2))
+    assert store.last_sequence == 0
+
+
+def test_a_recording_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no preference store at .*nowhere"):
+        Replay(tmp_path / "nowhere")

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_gym.data import Choice, Clip, Preference, Query
+from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.given import add_given
+from rlhf_gym.feedback.store import PreferenceStore
+
+
+def clip(i: int, context: str = "Env-v0", size: int = 3) -> Clip:
+    rng = np.random.default_rng(i)
+    obs, actions = rng.normal(size=(5, size)), rng.normal(size=(4, 1))
+    states = rng.normal(size=(5, 2)).astype(np.float32)
+    rewards = np.full(4, i, np.float32)
+    return Clip(obs.astype(np.float32), actions.astype(np.float32), context, rewards, states)
+
+
+def filled(folder: Path, context: str = "Env-v0", size: int = 3) -> Path:
+    """Two pairs of round 3, one of them answered by two people, one of whom changed her mind."""
+    pairs = [
+        Query((clip(2 * i, context, size), clip(2 * i + 1, context, size)), 7, 3, i)
+        for i in range(2)
+    ]
+    with PreferenceStore(folder) as store:
+        store.post(pairs, n_wanted=2)
+        for labeller, choice in (("a", Choice.TIE), ("b", Choice.FIRST), ("a", Choice.SECOND)):
+            details = {"comment": labeller}
+            store.answer([Preference(pairs[1], choice, "human", labeller, 5.0, 6.0, details)])
+    return folder
+
+
+def test_standing_answers_count_from_round_0_on_with_their_clips(tmp_path: Path) -> None:
+    source = filled(tmp_path / "old")
+    with PreferenceStore(tmp_path / "new") as store:
+        assert add_given(store, source, "Env-v0") == 2
+        given = store.preferences(first_rounds=1)
+        assert sorted((p.labeller, p.choice.value) for p in given) == [
+            ("a", "second"),
+            ("b", "first"),
+        ]
+        assert {p.teacher for p in given} == {"human"}
+        assert {p.details["given_as"] for p in given} == {Query((clip(2), clip(3)), 7, 3, 1).id}
+        query = store.query(given[0].query.id)
+        assert [c.id for c in query.clips] == [clip(2).id, clip(3).id]
+        assert query.first.true_return == 8.0  # four steps of 2
+        np.testing.assert_array_equal(query.second.sim_states, clip(3).sim_states)
+
+
+def test_giving_twice_adds_nothing(tmp_path: Path) -> None:
+    source = filled(tmp_path / "old")
+    with PreferenceStore(tmp_path / "new") as store:
+        add_given(store, source, "Env-v0")
+        before = store.counts(), store.last_sequence
+        assert add_given(store, source, "Env-v0") == 2
+        assert (store.counts(), store.last_sequence) == before
+
+
+def test_answers_about_another_env_are_refused(tmp_path: Path) -> None:
+    source = filled(tmp_path / "old", "Other-v0")
+    with PreferenceStore(tmp_path / "new") as store:
+        with pytest.raises(ConfigError, match="about Other-v0; this run is about Env-v0"):
+            add_given(store, source, "Env-v0")
+        assert store.counts()["n_queries"] == 0
+
+
+def test_clips_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with PreferenceStore(tmp_path / "new") as store:
+        store.post([Query((clip(8), clip(9)), 1, 0, 0)])
+        with pytest.raises(DataError, match="obs"):
+            add_given(store, filled(tmp_path / "old", size=4), "Env-v0")
+        assert store.counts()["n_queries"] == 1
+
+
+def test_a_store_without_answers_is_refused(tmp_path: Path) -> None:
+    PreferenceStore(tmp_path / "old").close()
+    with (
+        PreferenceStore(tmp_path / "new") as store,
+        pytest.raises(ConfigError, match="holds no answer"),
+    ):
+        add_given(store, tmp_path / "old", "Env-v0")
