@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -209,10 +209,14 @@ class PreferenceSet(Sequence[Preference]):
     """(N, 2) int64, rows of `clips`: first and second."""
     answers: AnswerTable
     """Everything else about each answer."""
+    soft: Array | None = None
+    """(N,) float32 P(first preferred) in place of what each answer says, NaN to leave it out."""
 
     @cached_property
     def probs(self) -> Array:
-        """(N,) float32 P(first preferred): 1, 0, 0.5 for a tie, NaN for SKIP."""
+        """(N,) float32 P(first preferred): 1, 0, 0.5 for a tie, NaN for SKIP; `soft` if given."""
+        if self.soft is not None:
+            return self.soft
         return np.array([_PROBS[choice] for choice in self.answers.choices], np.float32)
 
     @property
@@ -296,5 +300,18 @@ class PreferenceSet(Sequence[Preference]):
         """Without the SKIP answers, over the same clips."""
         return self._take(np.flatnonzero(~np.isnan(self.probs)))
 
+    def pooled(self, labels: Mapping[str, float]) -> PreferenceSet:
+        """One row per query, with a given P(first preferred) for what its labellers said.
+
+        Args:
+            labels: By query id; a query that is missing is not trained on, like a SKIP.
+        """
+        first_rows = {query_id: row for row, query_id in reversed(list(enumerate(self.query_ids)))}
+        rows = np.array(sorted(first_rows.values()), np.int64)
+        one_each = replace(self, soft=None)._take(rows)
+        soft = [labels.get(query_id, np.nan) for query_id in one_each.query_ids]
+        return replace(one_each, soft=np.array(soft, np.float32))
+
     def _take(self, rows: npt.NDArray[np.int64]) -> PreferenceSet:
-        return replace(self, pairs=self.pairs[rows], answers=self.answers.take(rows))
+        soft = None if self.soft is None else self.soft[rows]
+        return replace(self, pairs=self.pairs[rows], answers=self.answers.take(rows), soft=soft)

@@ -6,16 +6,21 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from rlhf_gym.errors import ConfigError, RlhfGymError
+from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.train_config import TrainConfig
 
 __all__ = ["main"]
 
 Folder = Annotated[Path, tyro.conf.Positional]
+_LABEL_DEFAULTS = LabelOptions()
+LabelFlags = Annotated[LabelOptions, tyro.conf.arg(name="")]
+ExportFormat = Literal["jsonl", "parquet", "minari", "pairs"]
+ImportFormat = Literal["auto", "jsonl", "parquet", "hh", "pandalm", "pairs"]
 TrainOptions = Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -113,17 +118,90 @@ def _report(folder: Folder) -> None:
     print(write_report(folder))
 
 
-def _export(folder: Folder, sb3: Path) -> None:
-    """Write the trained agent in stock formats.
+def _label(folder: Folder, options: LabelFlags = _LABEL_DEFAULTS) -> None:
+    """Say which of two clips is better: the open pairs of a run, or of a bare store.
 
     Args:
-        folder: The run folder.
-        sb3: A .zip for `stable_baselines3.PPO.load`; the normaliser goes beside it.
+        folder: The run folder; the run may be training.
+        options: How.
     """
-    from rlhf_gym.offline import export_run
+    from rlhf_gym.labelling import label_store
 
-    for path in export_run(folder, sb3):
-        print(path)
+    n_answers = label_store(folder, options)
+    print(f"{n_answers} answers of this sitting are kept in {folder}")
+
+
+def _labels(
+    folder: Folder,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    forget: str | None = None,
+    yes: bool = False,
+) -> None:
+    """Show who answered what, and how well.
+
+    Args:
+        folder: The folder of a run or a store.
+        as_json: Print one JSON object instead of tables.
+        forget: Delete all answers of this labeller, for good.
+        yes: Delete without asking.
+    """
+    from rlhf_gym.label_report import forget_labeller, print_labels
+
+    if forget is not None:
+        forget_labeller(folder, forget, yes)
+    else:
+        print_labels(folder, as_json)
+
+
+def _export(
+    folder: Folder,
+    sb3: Path | None = None,
+    file_format: Annotated[ExportFormat, tyro.conf.arg(name="format")] = "jsonl",
+    out: Path | None = None,
+    ties: Literal["drop", "margin0", "both"] = "drop",
+) -> None:
+    """Write the preferences in an open format, or the trained agent in stock formats.
+
+    Args:
+        folder: The folder of a run or a store.
+        sb3: A .zip for `stable_baselines3.PPO.load`; the normaliser goes beside it.
+        file_format: jsonl and parquet hold everything; minari the clips; pairs texts, for TRL.
+        out: The new file (jsonl, pairs) or folder (parquet, minari).
+        ties: What becomes of ties in pairs.
+    """
+    if (sb3 is None) == (out is None):
+        raise ConfigError(
+            "`export` writes either preferences, `--format jsonl --out preferences.jsonl`, or the "
+            "agent, `--sb3 agent.zip`; name one of the two."
+        )
+    if sb3 is not None:
+        from rlhf_gym.offline import export_run
+
+        for path in export_run(folder, sb3):
+            print(path)
+    elif out is not None:
+        from rlhf_gym.transfer import export_store
+
+        print(export_store(folder, out, file_format, ties=ties))
+
+
+def _import(
+    path: Annotated[Path, tyro.conf.Positional],
+    into: Path,
+    file_format: Annotated[ImportFormat, tyro.conf.arg(name="format")] = "auto",
+    skip_bad_rows: bool = False,
+) -> None:
+    """Add preferences from a file to a store: all of them, or nothing.
+
+    Args:
+        path: A file, or the folder of a Parquet export.
+        into: The store's folder; made if missing.
+        file_format: What the file is; auto looks and sees.
+        skip_bad_rows: Leave out rows that cannot be used, and say which.
+    """
+    from rlhf_gym.transfer import import_store
+
+    print(import_store(path, into, file_format, skip_bad_rows=skip_bad_rows))
 
 
 def _benchmark(
@@ -187,11 +265,14 @@ def _doctor() -> None:
 
 
 _COMMANDS: dict[str, Any] = {
+    "label": _label,
+    "labels": _labels,
     "fit": _fit,
     "evaluate": _evaluate,
     "watch": _watch,
     "report": _report,
     "export": _export,
+    "import": _import,
     "benchmark": _benchmark,
     "envs": _envs,
     "doctor": _doctor,

@@ -18,6 +18,7 @@ from rlhf_gym.data import Query
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.answer_sources import AnswerSource, Due
+from rlhf_gym.feedback.pooling import Pooling, pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
 from rlhf_gym.runs import Run
@@ -44,6 +45,8 @@ class Plan:
     eval_episodes: int
     answers_per_query: int = 1
     """Labellers who are to answer each query."""
+    pooling: Pooling = "none"
+    """How the answers of several labellers to one query are put together."""
     n_given: int = 0
     """Answers that are in the store before the first question."""
     source: Literal["learned", "true"] = "learned"
@@ -142,7 +145,8 @@ def _play_round(
         )
         if reward_model is not None and metrics["last_sequence"] != fitted_to:
             with clock("fit", "fitting the reward"):
-                report = reward_model.fit(preferences, generator(plan.seed, "fit", round_))
+                pooled = pool_labellers(preferences, plan.pooling)
+                report = reward_model.fit(pooled, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
         signal = Signal(preferences, reward_model)
         metrics["n_labels"] = len(preferences)

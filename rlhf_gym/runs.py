@@ -132,6 +132,17 @@ class Run:
             self._remove_leftovers()
             yield
 
+    @property
+    def is_training(self) -> bool:
+        """Whether a process that took the lock is alive. To look takes no lock from anybody."""
+        try:
+            os.kill(int((self.folder / "run.lock").read_text()), 0)
+        except PermissionError:
+            return True  # somebody else's process
+        except (OSError, ValueError):
+            return False
+        return True
+
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Add one round's line to metrics.jsonl, durably; NaN and infinities become null."""
         line = json.dumps(plain(metrics), allow_nan=False) + "\n"

@@ -55,6 +55,9 @@ class TrainConfig:
     """With people: whether rounds after the first wait for answers at all."""
     answers_per_query: int = 1
     """With people: labellers who are to answer each pair; `labels` counts answers, not pairs."""
+    pooling: Literal["none", "dawid-skene"] = "none"
+    """With several labellers per pair: none trains on each answer, dawid-skene on one soft label
+    per pair in which a labeller counts as far as the others bear them out."""
     preferences: str | None = None
     """A run or store whose answers are given from the start, beside `labels` new ones."""
     label_schedule: Literal["hyperbolic", "constant"] = "hyperbolic"

@@ -152,6 +152,7 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
         clip_length=config.clip_length,
         eval_episodes=config.eval_episodes,
         answers_per_query=config.answers_per_query,
+        pooling=config.pooling,
         source=config.reward,
     )
 

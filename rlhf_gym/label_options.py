@@ -1,0 +1,43 @@
+"""Every option of a labelling sitting, with its one text; read without loading anything heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_gym.errors import ConfigError
+
+__all__ = ["LabelOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """How one person labels."""
+
+    labeller: str = "me"
+    """A pseudonym; several people on one store each take their own."""
+    terminal: bool = False
+    """Pairs of texts in the terminal, for instance over SSH, instead of a window."""
+    practice: int = 0
+    """Practice pairs with feedback before the first real one; 10 are usual. Needs gold pairs."""
+    qualification: int = 0
+    """Known pairs to answer after that, 80 % of them right; 20 are usual. Needs gold pairs."""
+    gold: float = 0.0
+    """Mark this share of the pairs, those with the clearest difference in true return, as gold: for
+    tasks whose true reward is what you judge by."""
+    gold_share: float = 0.05
+    """Share of the questions whose right answer is known, in [0, 0.5]."""
+    repeat_share: float = 0.05
+    """Share that shows an answered pair again, sides swapped, in [0, 0.5]."""
+    rubric: Path | None = None
+    """A Markdown file that says what to judge by; default: the task's own."""
+    keys: Path | None = None
+    """A YAML file of keys, see docs/labelling.md."""
+    env: str | None = None
+    """The env that draws the clips; default: the run's, or what the clips name."""
+    pixels: int = 480
+    """Height and width of the pictures of a robot, 64 to 1024."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.pixels <= 1024:
+            raise ConfigError(f"`pixels` is {self.pixels}, expected 64 to 1024.")

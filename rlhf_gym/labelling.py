@@ -1,0 +1,153 @@
+"""What `rlhf-gym label` does: a store, the pictures of its clips, and a window or a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_gym.config import from_yaml
+from rlhf_gym.envs.rubrics import rubric_for
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
+from rlhf_gym.feedback.gold import gold_from_true_returns
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.feedback.viewer.keymap import Keymap, load_keymap
+from rlhf_gym.feedback.viewer.session import LabelSession
+from rlhf_gym.frame_cache import FrameCache
+from rlhf_gym.label_options import LabelOptions
+from rlhf_gym.render_worker import RenderWorker
+from rlhf_gym.runs import Run
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = ["label_store"]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is known of the folder that is labelled."""
+
+    env_id: str | None
+    """None for texts."""
+    config: TrainConfig | None
+    """None for a bare store."""
+
+
+def label_store(folder: Path, options: LabelOptions) -> int:
+    """Label the open pairs of a run, or of a bare store, until the labeller quits.
+
+    Args:
+        folder: Of a run that trains with `--teacher human`, or of a store.
+        options: How.
+
+    Returns:
+        How many answers were given and not taken back.
+
+    Raises:
+        DataError: there is no store.
+        ConfigError: an option that cannot work.
+        MissingDependencyError: no display, or nothing to draw with.
+    """
+    keymap = load_keymap(options.keys) if options.keys is not None else Keymap()
+    rubric = _rubric_file(options.rubric)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(PreferenceStore(folder, create=False))
+        task = _task(folder, store, options)
+        if options.gold > 0:
+            gold_from_true_returns(store, options.gold)
+        _require_gold(store, options)
+        desk = LabelDesk(
+            store,
+            options.labeller,
+            DeskSettings(
+                gold_share=options.gold_share,
+                repeat_share=options.repeat_share,
+                n_practice=options.practice,
+                n_qualification=options.qualification,
+            ),
+        )
+        frames = None
+        if task.env_id is not None and not options.terminal:
+            frames = stack.enter_context(_worker(folder, task, task.env_id, options.pixels))
+        session = LabelSession(
+            desk,
+            frames,
+            total=task.config.labels if task.config else store.counts()["n_open"],
+            rubric=rubric or (rubric_for(task.env_id) if task.env_id else None),
+            status=_status(folder),
+        )
+        stack.callback(session.close)
+        return _show(session, options, keymap, task)
+
+
+def _show(session: LabelSession, options: LabelOptions, keymap: Keymap, task: _Task) -> int:
+    if options.terminal:
+        from rlhf_gym.feedback.viewer.terminal import run_terminal
+
+        return run_terminal(session, keymap=keymap)
+    from rlhf_gym.feedback.viewer.window import run_viewer
+
+    caption = f"rlhf_gym: {task.env_id or 'texts'}"
+    return run_viewer(session, keymap=keymap, caption=caption).n_answers
+
+
+def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
+    config = None
+    if (folder / "config.yaml").exists():
+        config = from_yaml(TrainConfig, Run.open(folder).config_path)
+    contexts = store.rows("SELECT context FROM clips LIMIT 1")
+    if contexts and contexts[0][0].startswith("text:"):
+        return _Task(None, config)
+    named = contexts[0][0] if contexts else None
+    env_id = options.env or (config.env if config else named)
+    if env_id is None:
+        raise ConfigError(
+            f"{folder} holds no pairs yet, and nothing says which env they will be of; wait for "
+            "the first, or name it: `--env ID`."
+        )
+    return _Task(env_id, config)
+
+
+def _worker(folder: Path, task: _Task, env_id: str, pixels: int) -> RenderWorker:
+    kwargs = task.config.make_env_kwargs() if task.config else {}
+    cache = FrameCache(folder / "cache" / "frames")
+    return RenderWorker(env_id, kwargs, cache, (pixels, pixels))
+
+
+def _require_gold(store: PreferenceStore, options: LabelOptions) -> None:
+    wanted = options.practice + options.qualification
+    if wanted and (n_gold := len(store.gold())) < wanted:
+        raise ConfigError(
+            f"`practice` and `qualification` together need {wanted} gold pairs, {n_gold} are "
+            "marked; mark more: `--gold 0.1` takes the tenth of the pairs with the clearest "
+            "difference in true return, `PreferenceStore.mark_gold` those that you name."
+        )
+
+
+def _rubric_file(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the rubric {path} cannot be read ({error}); name a Markdown file in UTF-8."
+        ) from error
+
+
+def _status(folder: Path) -> Callable[[], str]:
+    """What the trainer does, read from its folder."""
+    if not (folder / "config.yaml").exists():
+        return lambda: ""
+    run = Run.open(folder)
+
+    def read() -> str:
+        if run.summary_path.exists():
+            return "The run has ended."
+        if not run.is_training:
+            return f"Nothing trains on this run now: rlhf-gym train --resume {folder}"
+        n_rounds = len(run.metrics())
+        return f"The agent trains; {n_rounds} rounds are done." if n_rounds else "The agent acts."
+
+    return read
