@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_gym.watch import APT_PACKAGES, gl_works, has_display
+from rlhf_gym.gl import APT_PACKAGES, gl_works, has_display
 
 __all__ = ["Check", "Status", "checks", "exit_code", "print_checks"]
 

@@ -89,7 +89,8 @@ def evaluate_run(folder: Path, n_episodes: int, seed: int) -> dict[str, Any]:
 
 def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
     """Show the trained agent in a window, or film it into an .mp4 or .gif."""
-    from rlhf_gym.watch import choose_gl, watch_policy
+    from rlhf_gym.gl import choose_gl
+    from rlhf_gym.watch import watch_policy
 
     choose_gl()
     agent = load_agent(folder)

@@ -1,7 +1,7 @@
 """See an agent act: in a window, or in a video file.
 
-Only this needs a renderer; training never does. MuJoCo reads `MUJOCO_GL` when it is imported, so
-`choose_gl` is called before the environment is made::
+Only this needs a renderer; training never does. `rlhf_gym.gl.choose_gl` is called before the
+environment is made::
 
     choose_gl()
     env = gymnasium.make("rlhf_gym/HalfCheetah-v0", render_mode="rgb_array")
@@ -10,12 +10,9 @@ Only this needs a renderer; training never does. MuJoCo reads `MUJOCO_GL` when i
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,80 +25,9 @@ from rlhf_gym.data import Array
 from rlhf_gym.errors import ConfigError, DataError, MissingDependencyError
 from rlhf_gym.progress import show_number
 
-__all__ = ["APT_PACKAGES", "choose_gl", "gl_works", "has_display", "watch_policy", "write_video"]
+__all__ = ["watch_policy", "write_video"]
 
-APT_PACKAGES = {
-    "egl": "libegl1 libegl-mesa0 libgl1-mesa-dri",
-    "osmesa": "libosmesa6",
-    "glfw": "libgl1 libglfw3",
-}
-"""MuJoCo's renderers, best first, and the Debian packages that bring each."""
-
-_PROBE = """
-import mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>")
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 32, 32) as renderer:
-    renderer.update_scene(data)
-    assert renderer.render().any()
-print("rendered", flush=True)
-"""
-_PROBE_SECONDS = 30  # a cold start of the driver on a busy machine takes several
 _GIF_MAX_FPS = 50  # a GIF counts in 1/100 s, and viewers slow down what is faster
-
-
-def has_display() -> bool:
-    """Whether a window could be opened: always assumed on systems without X11 or Wayland."""
-    if sys.platform != "linux":
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-@functools.cache
-def gl_works(backend: str) -> bool:
-    """Whether MuJoCo renders with this `MUJOCO_GL`, tried once, in a process of its own.
-
-    A wrong choice can end a process or spoil its later imports, hence the other process.
-    """
-    try:
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env={**os.environ, "MUJOCO_GL": backend},
-            capture_output=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    # The picture counts: some drivers fail while they shut down.
-    return b"rendered" in probe.stdout
-
-
-def choose_gl() -> str | None:
-    """Set `MUJOCO_GL` where nobody did and there is no display. Call before making the env.
-
-    Returns:
-        The renderer set, or found in the environment; None where MuJoCo's own choice (a window
-        of the display) is left alone.
-
-    Raises:
-        MissingDependencyError: no renderer works; the message says what to install.
-    """
-    if os.environ.get("MUJOCO_GL"):
-        return os.environ["MUJOCO_GL"]
-    if has_display():
-        return None
-    for backend in ("egl", "osmesa"):
-        if gl_works(backend):
-            os.environ["MUJOCO_GL"] = backend
-            return backend
-    raise MissingDependencyError(
-        "MuJoCo cannot render here: there is no display, and neither of its off-screen renderers "
-        f"works. Install one: `apt-get install {APT_PACKAGES['egl']}` (egl) or "
-        f"`apt-get install {APT_PACKAGES['osmesa']}` (osmesa). Training needs none."
-    )
 
 
 def write_video(frames: Iterable[Array], path: Path, fps: float) -> None:
