@@ -216,7 +216,12 @@ def forget_labeller(connection: sqlite3.Connection, labeller: str) -> int:
 
     Returns:
         How many rows were deleted.
+
+    Raises:
+        DataError: an empty name: what synthetic teachers answered belongs to nobody.
     """
+    if not labeller:
+        raise DataError("`labeller` is empty, which is no person's name; name a labeller.")
     for name, _ in APPEND_ONLY:
         connection.execute(f"DROP TRIGGER {name}")
     # A row may be superseded by a later one only: from the end, no reference is ever left over.

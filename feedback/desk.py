@@ -8,21 +8,26 @@ by a recorded seed which clip stands left, and keeps every answer before the nex
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import time
 import uuid as uuids
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.feedback.answers import add_answer, retract_answer
-from rlhf_gym.feedback.gold import MeasuringQuestion, next_measure
+from rlhf_gym.feedback.gold import DeskSettings, MeasuringQuestion, next_measure
 from rlhf_gym.feedback.leases import (
-    LEASE_SECONDS,
     claim_queries,
+    new_sitting,
+    release_dead_sittings,
     release_leases,
     renew_leases,
+    select_free,
+    turn,
     wants_answer,
 )
 from rlhf_gym.feedback.records import AnswerKind
@@ -33,40 +38,7 @@ __all__ = ["DeskProgress", "DeskSettings", "LabelDesk", "Question", "Side"]
 Side = Literal["left", "right", "tie", "skip"]
 """What a labeller says: which side is better, neither, or "can't tell"."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class DeskSettings:
-    """What a labeller is given beside the open pairs."""
-
-    teacher: str = "human"
-    """What stands in `Preference.teacher`."""
-    gold_share: float = 0.05
-    """Share of a labeller's questions whose right answer is known, in [0, 0.5]."""
-    repeat_share: float = 0.05
-    """Share that shows an answered pair again with the sides swapped, in [0, 0.5]."""
-    n_practice: int = 0
-    """Practice pairs with feedback before a labeller's first real one."""
-    n_qualification: int = 0
-    """Known pairs to pass after that; `pass_mark` of them right."""
-    pass_mark: float = 0.8
-    """Share of the qualification to get right, in [0, 1]: 16 of 20. A random clicker passes 20
-    items with a probability of 0.6 %, a labeller who is right nine times in ten fails 4.3 %."""
-    lease_seconds: float = LEASE_SECONDS
-    """How long a pair is kept for a labeller who shows no sign of life."""
-    seed: int = 0
-    """Seed of the sides and of which pairs are shown again."""
-
-    def __post_init__(self) -> None:
-        for name in ("gold_share", "repeat_share"):
-            if not 0 <= getattr(self, name) <= 0.5:
-                raise ConfigError(f"`{name}` is {getattr(self, name)}, expected 0 to 0.5.")
-        if self.n_practice < 0 or self.n_qualification < 0 or not 0 <= self.pass_mark <= 1:
-            raise ConfigError(
-                f"`n_practice` ({self.n_practice}) and `n_qualification` ({self.n_qualification}) "
-                f"must be at least 0 and `pass_mark` ({self.pass_mark}) in [0, 1]."
-            )
-        if not self.lease_seconds > 0:
-            raise ConfigError(f"`lease_seconds` is {self.lease_seconds}, expected above 0.")
+_TRIAL = ("practice", "qualification")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +118,13 @@ class LabelDesk:
     labeller: str
     settings: DeskSettings = field(default_factory=DeskSettings)
     clock: Callable[[], float] = time.time
-    sitting: str = field(default_factory=lambda: uuids.uuid4().hex)
+    sitting: str = field(default_factory=new_sitting)
     _queue: list[Question] = field(default_factory=list)
     _postponed: list[Question] = field(default_factory=list)
+    _chosen: list[MeasuringQuestion] = field(default_factory=list)  # next, leased, not read yet
+    _ahead: int = 1
     _given: list[_Given] = field(default_factory=list)
+    _damaged: dict[str, str] = field(default_factory=dict)
     _disqualified: bool = False
 
     def __post_init__(self) -> None:
@@ -158,6 +133,8 @@ class LabelDesk:
                 f"the labeller's name is {self.labeller!r}; give a pseudonym of printable "
                 "characters: `--labeller anna`."
             )
+        with self._writing() as connection:
+            release_dead_sittings(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -178,41 +155,90 @@ class LabelDesk:
 
         Returns:
             Up to n, fewer where fewer are open. Empty: nothing is open for this labeller now.
-            What was returned once comes again, in the same order, until it is answered.
+            What was returned once comes again, in the same order, until it is answered; only
+            `renew` drops pairs behind the first that somebody else has taken since.
         """
-        if len(self._queue) < n:
-            self._top_up(n)
+        self._ahead = max(self._ahead, n)
+        while len(self._queue) < n:
+            self._chosen = self._chosen or self._choose(self._line(), n - len(self._queue))
+            if not self._chosen:
+                break
+            self._load()
         if not self._queue and self._postponed:
             self._queue, self._postponed = self._postponed, []
         return self._queue[:n]
 
-    def _top_up(self, n: int) -> None:
-        """Add what measures the labeller, then open pairs up to n."""
-        while len(self._queue) < n:
-            busy = [q.query.id for q in (*self._queue, *self._postponed)]
-            measure = next_measure(self.store, self.labeller, self.settings, busy)
-            self._disqualified = measure.disqualified
-            if measure.question is None or any(q.kind != "pairwise" for q in self._queue):
-                break
-            self._queue += self._questions([measure.question])
-        trial = any(q.kind in ("practice", "qualification") for q in self._queue)
-        if self._disqualified or trial:
-            return
-        with self.store.writing() as connection:
-            ids = claim_queries(
-                connection,
-                self.labeller,
-                self.sitting,
-                n - len(self._queue),
-                self.clock(),
-                seconds=self.settings.lease_seconds,
-                but_not=[q.query.id for q in (*self._queue, *self._postponed)],
-            )
-        self._queue += self._questions([MeasuringQuestion(key, "pairwise") for key in ids])
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """What is wrong with each pair that could not be read, by query id: left out since."""
+        return dict(self._damaged)
 
-    def _questions(self, chosen: Sequence[MeasuringQuestion]) -> list[Question]:
-        queries = {q.id: q for q in self.store.queries([c.query_id for c in chosen])}
-        return [self._question(queries[c.query_id], c) for c in chosen]
+    def _line(self) -> list[MeasuringQuestion]:
+        """Everything that waits for an answer of this sitting."""
+        shown = [MeasuringQuestion(q.query.id, q.kind) for q in (*self._queue, *self._postponed)]
+        return [*shown, *self._chosen]
+
+    def _choose(
+        self,
+        line: Sequence[MeasuringQuestion],
+        n: int,
+        connection: sqlite3.Connection | None = None,
+    ) -> list[MeasuringQuestion]:
+        """What to ask after the line, up to n: what measures the labeller, then open pairs."""
+        busy = [*(c.query_id for c in line), *self._damaged]
+        measure = next_measure(self.store, self.labeller, self.settings, busy)
+        self._disqualified = measure.disqualified
+        chosen = []
+        later = {q.query.id for q in self._postponed}
+        now = {c.kind for c in line if c.query_id not in later or c.kind not in _TRIAL}
+        # One at a time: what comes after it may depend on its answer.
+        if measure.question is not None and now <= {"pairwise"}:
+            chosen = [measure.question]
+        kinds = now.union(c.kind for c in chosen)
+        if measure.on_trial:  # putting it off does not get around it
+            kinds.update(q.kind for q in self._postponed)
+        if self._disqualified or not kinds.isdisjoint(_TRIAL):
+            return chosen
+        ids = self._claim(n - len(chosen), busy, connection)
+        return chosen + [MeasuringQuestion(key, "pairwise") for key in ids]
+
+    def _claim(
+        self, n: int, but_not: Sequence[str], connection: sqlite3.Connection | None
+    ) -> list[str]:
+        who, now, seconds = (self.labeller, self.sitting), self.clock(), self.settings.lease_seconds
+        if n < 1:
+            return []
+        if connection is not None:
+            return claim_queries(connection, *who, n, now, seconds=seconds, but_not=but_not)
+        # A look is cheap: who waits for new pairs does not take the write lock to find none.
+        free = self.store.rows(*select_free(*who, 1 + len(but_not), now, seconds=seconds))
+        if all(key in but_not for _, key in free):
+            return []
+        with self._writing() as connection:
+            return claim_queries(connection, *who, n, now, seconds=seconds, but_not=but_not)
+
+    def _load(self) -> None:
+        """Read the pairs that were chosen; those that cannot be read are set aside."""
+        ids = [c.query_id for c in self._chosen]
+        try:
+            queries = {q.id: q for q in self.store.queries(ids)}
+        except CorruptDataError:
+            queries = {}
+            for query_id in ids:
+                try:
+                    queries[query_id] = self.store.query(query_id)
+                except CorruptDataError as error:
+                    self._damaged[query_id] = str(error)
+            with self._writing() as connection:
+                release_leases(connection, self.sitting, [i for i in ids if i in self._damaged])
+        chosen = [c for c in self._chosen if c.query_id in queries]
+        self._queue += [self._question(queries[c.query_id], c) for c in chosen]
+        self._chosen = []
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with turn(self.store.path.parent / "clips"), self.store.writing() as connection:
+            yield connection
 
     def _question(self, query: Query, chosen: MeasuringQuestion) -> Question:
         # A fair coin per pair and labeller, on record, and the other side the second time.
@@ -267,33 +293,42 @@ class LabelDesk:
                 "sitting": self.sitting,
             },
         )
-        with self.store.writing() as connection:
+        rest = [q for q in self._queue if q is not question]
+        line = [c for c in self._line() if c.query_id != question.query.id]
+        with self._writing() as connection:
             kind = question.kind
             if kind == "pairwise" and not wants_answer(
                 connection, question.query.id, self.labeller
             ):
                 kind = "surplus"  # the lease ran out and others were faster
-            add_answer(connection, preference, self.store.path, kind=kind, uuid=uuid)
+            uuid = add_answer(connection, preference, self.store.path, kind=kind, uuid=uuid)
             release_leases(connection, self.sitting, [question.query.id])
-        self._queue = [q for q in self._queue if q is not question]
+            # The next pairs are leased in the same commit, which is what an answer's time goes to.
+            missing = self._ahead - len(rest) - len(self._chosen)
+            more = self._choose(line, missing, connection) if missing > 0 else []
+        self._chosen += more
+        self._queue = rest
         self._postponed = [q for q in self._postponed if q is not question]
-        self._given.append(_Given(uuid, question))
+        if all(given.uuid != uuid for given in self._given):
+            self._given.append(_Given(uuid, question))
 
     def postpone(self, question: Question) -> None:
         """Show a pair later in this sitting, after everything else that is open."""
         self._queue = [q for q in self._queue if q is not question]
+        self._postponed = [q for q in self._postponed if q is not question]
         self._postponed.append(question)
 
     def undo(self) -> Question | None:
         """Take back the latest answer of this sitting; its pair is the next again.
 
         Returns:
-            That pair, or None where there is nothing left to take back.
+            That pair, or None where there is nothing left to take back: a failed qualification
+            cannot be repeated until it is passed.
         """
-        if not self._given:
+        if not self._given or self._disqualified:
             return None
         given = self._given[-1]
-        with self.store.writing() as connection:
+        with self._writing() as connection:
             retract_answer(connection, given.uuid, self.clock())
             claim_queries(
                 connection,
@@ -309,9 +344,18 @@ class LabelDesk:
         return given.question
 
     def renew(self) -> None:
-        """Keep the leases: to be called now and then while a pair is shown."""
-        with self.store.writing() as connection:
-            renew_leases(connection, self.sitting, self.clock(), self.settings.lease_seconds)
+        """Keep the leases: to be called now and then while a pair is shown.
+
+        After the machine slept, others may have taken what was leased here: such pairs are not
+        asked any more, but for the first, which may be on the screen.
+        """
+        with self._writing() as connection:
+            held = renew_leases(connection, self.sitting, self.clock(), self.settings.lease_seconds)
+        lost = {c.query_id for c in self._line() if c.kind == "pairwise"} - set(held)
+        lost -= {q.query.id for q in self._queue[:1]}
+        self._queue = [q for q in self._queue if q.query.id not in lost]
+        self._postponed = [q for q in self._postponed if q.query.id not in lost]
+        self._chosen = [c for c in self._chosen if c.query_id not in lost]
 
     def progress(self) -> DeskProgress:
         """How far the labelling is, for everybody and in this sitting."""
@@ -331,6 +375,6 @@ class LabelDesk:
 
     def close(self) -> None:
         """Give back all leases; what was answered stays."""
-        with self.store.writing() as connection:
+        with self._writing() as connection:
             release_leases(connection, self.sitting)
-        self._queue, self._postponed = [], []
+        self._queue, self._postponed, self._chosen = [], [], []

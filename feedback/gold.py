@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.leases import LEASE_SECONDS
 from rlhf_gym.feedback.records import AnswerKind
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
 from rlhf_gym.feedback.store import PreferenceStore
 
 __all__ = [
+    "DeskSettings",
     "Measure",
     "MeasuringQuestion",
-    "MeasuringSettings",
     "gold_from_true_returns",
     "next_measure",
 ]
@@ -40,32 +41,39 @@ _GOLD = f"""
 """
 
 
-class MeasuringSettings(Protocol):
-    """The settings that say how often a labeller is measured; see `DeskSettings`."""
+@dataclass(frozen=True, kw_only=True)
+class DeskSettings:
+    """What a labeller is given beside the open pairs."""
 
-    @property
-    def gold_share(self) -> float:
-        """Share of questions with a known answer."""
+    teacher: str = "human"
+    """What stands in `Preference.teacher`."""
+    gold_share: float = 0.05
+    """Share of a labeller's questions whose right answer is known, in [0, 0.5]."""
+    repeat_share: float = 0.05
+    """Share that shows an answered pair again with the sides swapped, in [0, 0.5]."""
+    n_practice: int = 0
+    """Practice pairs with feedback before a labeller's first real one."""
+    n_qualification: int = 0
+    """Known pairs to pass after that; `pass_mark` of them right."""
+    pass_mark: float = 0.8
+    """Share of the qualification to get right, in [0, 1]: 16 of 20. A random clicker passes 20
+    items with a probability of 0.6 %, a labeller who is right nine times in ten fails 4.3 %."""
+    lease_seconds: float = LEASE_SECONDS
+    """How long a pair is kept for a labeller who shows no sign of life."""
+    seed: int = 0
+    """Seed of the sides and of which pairs are shown again."""
 
-    @property
-    def repeat_share(self) -> float:
-        """Share of pairs shown again."""
-
-    @property
-    def n_practice(self) -> int:
-        """Practice pairs at the start."""
-
-    @property
-    def n_qualification(self) -> int:
-        """Pairs to pass after that."""
-
-    @property
-    def pass_mark(self) -> float:
-        """Share of them to get right."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of which pairs are chosen."""
+    def __post_init__(self) -> None:
+        for name in ("gold_share", "repeat_share"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}, expected 0 to 0.5.")
+        if self.n_practice < 0 or self.n_qualification < 0 or not 0 <= self.pass_mark <= 1:
+            raise ConfigError(
+                f"`n_practice` ({self.n_practice}) and `n_qualification` ({self.n_qualification}) "
+                f"must be at least 0 and `pass_mark` ({self.pass_mark}) in [0, 1]."
+            )
+        if not self.lease_seconds > 0:
+            raise ConfigError(f"`lease_seconds` is {self.lease_seconds}, expected above 0.")
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,8 @@ class Measure:
     """None: an ordinary pair is next."""
     disqualified: bool = False
     """The labeller failed the qualification."""
+    on_trial: bool = False
+    """Practice or qualification is not complete, unless for want of known pairs."""
 
 
 def gold_from_true_returns(store: PreferenceStore, share: float = 0.1) -> int:
@@ -126,7 +136,10 @@ def gold_from_true_returns(store: PreferenceStore, share: float = 0.1) -> int:
 
 
 def next_measure(
-    store: PreferenceStore, labeller: str, settings: MeasuringSettings, busy: Sequence[str] = ()
+    store: PreferenceStore,
+    labeller: str,
+    settings: DeskSettings,
+    busy: Collection[str] = (),
 ) -> Measure:
     """What measures a labeller next: practice, qualification, then now and then gold or a repeat.
 
@@ -137,32 +150,41 @@ def next_measure(
         store: The store.
         labeller: Who is measured.
         settings: How often.
-        busy: Ids of queries that lie before them already.
+        busy: Ids of queries not to ask now: they lie before the labeller, or are damaged.
     """
     given = store.rows(_ANSWERS, (labeller,))
     gold = store.rows(_GOLD)
     count = {kind: sum(row[1] == kind for row in given) for kind in ("practice", "qualification")}
     seen = {row[0] for row in given} | set(busy)
     fresh = [row for row in _shuffled(gold, labeller, settings) if row[0] not in seen]
-    waiting = sum(query in busy for query, *_ in gold)
     for kind, wanted in (
         ("practice", settings.n_practice), ("qualification", settings.n_qualification)
     ):  # fmt: skip
-        if count[kind] < wanted and fresh and not waiting:
+        if count[kind] < wanted and fresh:
             query_id, choice, _ = fresh[0]
-            return Measure(_gold_question(query_id, kind, choice))
+            return Measure(_gold_question(query_id, kind, choice), on_trial=True)
     tested = [row for row in given if row[1] == "qualification"]
     right = sum(json.loads(row[2])["choice"] == row[3] for row in tested)
+    on_trial = count["practice"] < settings.n_practice or len(tested) < settings.n_qualification
     if tested and right < math.ceil(settings.pass_mark * len(tested) - 1e-9):
-        return Measure(None, disqualified=len(tested) >= settings.n_qualification or not fresh)
-    return Measure(_now_and_then(given, fresh, labeller, settings))
+        answered = {row[0] for row in given}
+        more_to_come = len(tested) < settings.n_qualification and any(
+            row[0] not in answered for row in gold
+        )
+        return Measure(None, disqualified=not more_to_come, on_trial=on_trial)
+    return Measure(_now_and_then(given, fresh, busy, labeller, settings), on_trial=on_trial)
 
 
 def _now_and_then(
-    given: list[Any], fresh: list[Any], labeller: str, settings: MeasuringSettings
+    given: list[Any],
+    fresh: list[Any],
+    busy: Collection[str],
+    labeller: str,
+    settings: DeskSettings,
 ) -> MeasuringQuestion | None:
     real = [row for row in given if row[1] in ("pairwise", "gold", "repeat")]
-    n_gold = sum(row[3] is not None and row[1] != "repeat" for row in real)
+    told = {row[0] for row in given if row[1] == "practice"}
+    n_gold = sum(row[3] is not None and row[1] != "repeat" and row[0] not in told for row in real)
     closed = [row for row in fresh if row[2]]
     if closed and n_gold + 1 <= settings.gold_share * (len(real) + 1):
         return _gold_question(closed[0][0], "gold", closed[0][1])
@@ -170,11 +192,12 @@ def _now_and_then(
     if len(repeated) + 1 > settings.repeat_share * (len(real) + 1):
         return None
     own = [row for row in real if row[1] == "pairwise"][:-_REST]
+    not_again = repeated.union(busy)
     for query_id, _, payload, _ in _shuffled(own, labeller, settings):
         content = json.loads(payload)
         left = content["details"].get("left")
         decisive = content["choice"] in (Choice.FIRST.value, Choice.SECOND.value)
-        if query_id not in repeated and decisive and left:
+        if query_id not in not_again and decisive and left:
             return MeasuringQuestion(query_id, "repeat", left_before=left)
     return None
 
@@ -184,7 +207,7 @@ def _gold_question(query_id: str, kind: Any, choice: str) -> MeasuringQuestion:
     return MeasuringQuestion(query_id, kind, expected)
 
 
-def _shuffled(rows: list[Any], labeller: str, settings: MeasuringSettings) -> list[Any]:
+def _shuffled(rows: list[Any], labeller: str, settings: DeskSettings) -> list[Any]:
     """In an order of the labeller's own that stays the same between sittings."""
 
     def key(row: Any) -> bytes:

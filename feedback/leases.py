@@ -6,8 +6,15 @@ nobody from the pair for longer than that. Functions on an open transaction.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
 import sqlite3
-from collections.abc import Collection, Sequence
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
@@ -15,9 +22,12 @@ from rlhf_gym.feedback.schema import ANSWERS_OF_Q
 __all__ = [
     "LEASE_SECONDS",
     "claim_queries",
-    "free_queries",
+    "new_sitting",
+    "release_dead_sittings",
     "release_leases",
     "renew_leases",
+    "select_free",
+    "turn",
     "wants_answer",
 ]
 
@@ -26,6 +36,38 @@ LEASE_SECONDS = 120.0
 
 # An end further away than any lease lasts was written under another clock: it is void.
 _HOLDS = "l.expires_at > :now AND l.expires_at <= :now + 2 * :seconds"
+
+
+_LONGEST_TURN = 5.0  # s; beyond, SQLite's own lock decides, and says who holds it up
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait for one's turn among the labellers who write to a store, about in order of arrival.
+
+    SQLite's own waiting looks less and less often the longer it lasts, so that of several busy
+    writers one may wait a second while the others pass by. Here who waits longer looks more often.
+    It is a courtesy, not a safeguard: SQLite's lock holds without it, and a file system that knows
+    no such locks is no error.
+
+    Args:
+        folder: The store's clips/ folder; its entries are not touched.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        start = time.monotonic()
+        while (waited := time.monotonic() - start) < _LONGEST_TURN:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(max(0.004 / (1 + waited / 0.02), 0.0002))
+            except OSError:
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _others(labeller: str) -> str:
@@ -43,10 +85,12 @@ def _answered(kinds: str) -> str:
     )
 
 
+_COUNTED = _answered("'pairwise'")
+_SEEN = _answered("'pairwise', 'surplus'")
 _FREE = (
     "SELECT q.query, q.id FROM queries AS q WHERE q.n_clips = 2"
     f" AND {ANSWERS_OF_Q} < q.n_wanted AND {ANSWERS_OF_Q} + {_others(':labeller')} < q.n_wanted"
-    f" AND NOT {_answered("'pairwise', 'surplus'")}"
+    f" AND NOT {_SEEN}"
     " AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.query = q.query"
     f"   AND l.labeller = :labeller AND l.sitting <> :sitting AND {_HOLDS})"
     " AND (:only IS NULL OR q.id = :only)"
@@ -54,27 +98,23 @@ _FREE = (
 )
 
 
-def free_queries(
-    connection: sqlite3.Connection,
+def select_free(
     labeller: str,
     sitting: str,
-    n: int,
+    most: int,
     now: float,
     *,
     seconds: float = LEASE_SECONDS,
-    but_not: Collection[str] = (),
     only: str | None = None,
-) -> list[tuple[int, str]]:
-    """Up to n open queries that `claim_queries` would lease: row number and id of each.
+) -> tuple[str, dict[str, Any]]:
+    """The statement, and its parameters, that finds queries which may be leased to a labeller.
 
     A query is free while its answers and the leases of others are fewer than the answers it wants,
-    and the labeller has neither answered it nor looks at it in another sitting.
+    and the labeller has neither answered it nor looks at it in another sitting. The rows are
+    (row number, id), at most `most` of them, by round and index.
     """
-    values: dict[str, Any] = {"labeller": labeller, "sitting": sitting, "now": now}
-    values |= {"seconds": seconds, "only": only, "most": n + len(but_not)}
-    # Always read to the end: an open cursor would keep other processes from committing.
-    rows = connection.execute(_FREE, values).fetchall()
-    return [(query, key) for query, key in rows if key not in but_not][: max(n, 0)]
+    values = {"labeller": labeller, "sitting": sitting, "most": most, "now": now}
+    return _FREE, {**values, "seconds": seconds, "only": only}
 
 
 def claim_queries(
@@ -88,7 +128,7 @@ def claim_queries(
     but_not: Collection[str] = (),
     only: str | None = None,
 ) -> list[str]:
-    """Lease up to n free queries to a labeller, see `free_queries`.
+    """Lease up to n free queries to a labeller, see `select_free`.
 
     Leases of the same labeller in another sitting are taken over only when they have expired.
 
@@ -105,9 +145,10 @@ def claim_queries(
     Returns:
         Query ids by round and index.
     """
-    chosen = free_queries(
-        connection, labeller, sitting, n, now, seconds=seconds, but_not=but_not, only=only
-    )
+    most = n + len(but_not)
+    free = select_free(labeller, sitting, most, now, seconds=seconds, only=only)
+    rows = connection.execute(*free).fetchall()
+    chosen = [(query, key) for query, key in rows if key not in but_not][: max(n, 0)]
     connection.executemany(
         "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)",
         [(query, labeller, sitting, now + seconds) for query, _ in chosen],
@@ -121,8 +162,7 @@ def wants_answer(connection: sqlite3.Connection, query_id: str, labeller: str) -
     It is where fewer than wanted stand, or where it would replace one that stands.
     """
     row = connection.execute(
-        f"SELECT {ANSWERS_OF_Q} < q.n_wanted OR {_answered("'pairwise'")}"
-        " FROM queries AS q WHERE q.id = :id",
+        f"SELECT {ANSWERS_OF_Q} < q.n_wanted OR {_COUNTED} FROM queries AS q WHERE q.id = :id",
         {"id": query_id, "labeller": labeller},
     ).fetchone()
     return bool(row and row[0])
@@ -166,3 +206,28 @@ def release_leases(
         "DELETE FROM leases WHERE sitting = ? AND query = (SELECT query FROM queries WHERE id = ?)",
         [(sitting, key) for key in query_ids],
     )
+
+
+def new_sitting() -> str:
+    """A name for this window: "host:process:random", so that the same host can tell its end."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+
+
+def release_dead_sittings(connection: sqlite3.Connection) -> None:
+    """End the leases of windows of this host whose process is gone: nobody looks at them."""
+    rows = connection.execute("SELECT DISTINCT sitting FROM leases").fetchall()
+    for (sitting,) in rows:
+        host, _, rest = sitting.partition(":")
+        process = rest.partition(":")[0]
+        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+            release_leases(connection, sitting)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process
+    return True

@@ -148,22 +148,13 @@ class PreferenceStore:
         )
 
     def query(self, query_id: str) -> Query:
-        """One query by its id, complete.
-
-        Raises:
-            UnknownNameError: no such query.
-        """
-        found = self.queries([query_id])
-        if not found:
-            raise UnknownNameError(f"no query {query_id!r} in `{self.path}`.")
-        return found[0]
+        """One query by its id, complete; UnknownNameError where there is none."""
+        for query in self.queries([query_id]):
+            return query
+        raise UnknownNameError(f"no query {query_id!r} in `{self.path}`.")
 
     def clip(self, clip_id: str) -> Clip:
-        """One clip by its id, complete.
-
-        Raises:
-            UnknownNameError: no such clip.
-        """
+        """One clip by its id, complete; UnknownNameError where there is none."""
         found = self._build_clips(self.rows(f"{_CLIP_ROWS} WHERE id = ?", (clip_id,)))
         if not found:
             raise UnknownNameError(f"no clip {clip_id!r} in `{self.path}`.")
@@ -250,21 +241,17 @@ class PreferenceStore:
             return retract_answer(connection, uuid, answered_at)
 
     def restore_answers(self, records: Sequence[AnswerRecord]) -> int:
-        """Add recorded rows of another store as they were, uuids, times and kinds included.
-
-        What a row superseded is found again by its uuid, among the records or in this store.
-        Rows that are here already (same uuid) are left alone.
+        """Add recorded rows of another store as they were; those that are here are left alone.
 
         Args:
-            records: In the order of their sequence numbers, as `answer_records` gives them with
-                `superseded=True`; their queries must be posted.
+            records: As `answer_records(superseded=True)` gives them; their queries are posted.
 
         Returns:
             How many rows are new.
 
         Raises:
-            DataError: an unknown query, or a record that supersedes one that is nowhere to be
-                found; nothing is kept.
+            DataError: an unknown query, or a superseded row that is nowhere to be found; nothing
+                is kept.
         """
         before, uuids = self._number("SELECT count(*) FROM answers"), {}
         with self.writing() as connection:
