@@ -1,0 +1,131 @@
+"""Lines of JSON from files of any origin: each is an object, or is named with its row number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar, cast
+
+from rlhf_gym.errors import DataError
+
+__all__ = ["BadRow", "ParsedRows", "Row", "open_lines", "parse_rows", "read_rows"]
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_N_SHOWN = 5
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line that holds a JSON object."""
+
+    number: int
+    """The line's number, from 1; empty lines count."""
+    content: dict[str, Any]
+    """The object."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A line that cannot be used."""
+
+    number: int
+    """The line's number, from 1."""
+    reason: str
+    """What is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ParsedRows(Generic[_T]):
+    """What a file holds."""
+
+    good: list[tuple[int, _T]]
+    """Row number and content."""
+    bad: list[BadRow]
+    """What was skipped."""
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open a file, compressed or not: its first bytes say which, not its name.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def read_rows(path: Path) -> Iterator[Row | BadRow]:
+    """The lines of a file, one after the other; empty ones are left out.
+
+    A file that ends in the middle of a line, as a process leaves it that was killed, or in the
+    middle of its compressed data, ends in a `BadRow`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    number = 0
+    with open_lines(path) as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _parse(number, line)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            yield BadRow(number + 1, f"the compressed data ends or is damaged here ({error})")
+
+
+def _parse(number: int, line: bytes) -> Row | BadRow:
+    try:
+        # A byte order mark is no part of the text, though some editors write one.
+        content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow(number, f"it is not UTF-8 (byte {error.start} is {line[error.start]:#04x})")
+    except (ValueError, RecursionError) as error:
+        if not line.endswith(b"\n"):
+            return BadRow(number, "the file ends in the middle of it: it is half-written")
+        return BadRow(number, f"it is not JSON ({error})")
+    if not isinstance(content, dict):
+        return BadRow(number, f"it holds {type(content).__name__}, a JSON object is expected")
+    return Row(number, content)
+
+
+def parse_rows(
+    path: Path, parse: Callable[[dict[str, Any]], _T], *, skip_bad_rows: bool
+) -> ParsedRows[_T]:
+    """Read a file by a function of one row.
+
+    Args:
+        path: The file, one JSON object per line, gzip or plain.
+        parse: Makes something of a row, or raises `DataError` with the reason.
+        skip_bad_rows: Leave bad rows out, and list them.
+
+    Raises:
+        DataError: there are bad rows, and they are not to be skipped; or there is no row at all.
+        OSError: the file cannot be read.
+    """
+    good: list[tuple[int, _T]] = []
+    bad: list[BadRow] = []
+    for row in read_rows(path):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        try:
+            good.append((row.number, parse(row.content)))
+        except DataError as error:
+            bad.append(BadRow(row.number, str(error)))
+    if bad and not skip_bad_rows:
+        shown = "".join(f"\n  row {row.number}: {row.reason}" for row in bad[:_N_SHOWN])
+        more = f"\n  and {len(bad) - _N_SHOWN} more" if len(bad) > _N_SHOWN else ""
+        raise DataError(
+            f"{len(bad)} of {len(good) + len(bad)} rows of `{path}` cannot be used; nothing was "
+            f"imported. Repair them, or leave them out with `--skip-bad-rows`:{shown}{more}"
+        )
+    if not good:
+        raise DataError(f"`{path}` holds no row that can be used; nothing was imported.")
+    return ParsedRows(good, bad)
