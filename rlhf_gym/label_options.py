@@ -33,6 +33,8 @@ class LabelOptions:
     """A Markdown file that says what to judge by; default: the task's own."""
     keys: Path | None = None
     """A YAML file of keys, see docs/labelling.md."""
+    font: Path | None = None
+    """A .ttf or .otf file for texts in scripts that the window's own font lacks."""
     env: str | None = None
     """The env that draws the clips; default: the run's, or what the clips name."""
     pixels: int = 480

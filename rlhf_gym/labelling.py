@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,23 +74,35 @@ def label_store(folder: Path, options: LabelOptions) -> int:
         session = LabelSession(
             desk,
             frames,
-            total=task.config.labels if task.config else store.counts()["n_open"],
+            total=_total(store, task),
             rubric=rubric or (rubric_for(task.env_id) if task.env_id else None),
             status=_status(folder),
         )
         stack.callback(session.close)
-        return _show(session, options, keymap, task)
+        n_answers = _show(session, options, keymap, task)
+        for query_id, reason in session.damaged.items():
+            print(f"pair {query_id[:12]} could not be shown: {reason}", file=sys.stderr)
+        return n_answers
 
 
 def _show(session: LabelSession, options: LabelOptions, keymap: Keymap, task: _Task) -> int:
     if options.terminal:
         from rlhf_gym.feedback.viewer.terminal import run_terminal
 
-        return run_terminal(session, keymap=keymap)
+        n_answers: int = run_terminal(session, keymap=keymap)
+        return n_answers
     from rlhf_gym.feedback.viewer.window import run_viewer
 
     caption = f"rlhf_gym: {task.env_id or 'texts'}"
-    return run_viewer(session, keymap=keymap, caption=caption).n_answers
+    return run_viewer(session, keymap=keymap, caption=caption, font=options.font).n_answers
+
+
+def _total(store: PreferenceStore, task: _Task) -> int:
+    """The answers wanted of everybody, those that are there included."""
+    if task.config is not None and task.config.labels:
+        return task.config.labels
+    wanted: int = store.rows("SELECT coalesce(sum(n_wanted), 0) FROM queries")[0][0]
+    return wanted
 
 
 def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:

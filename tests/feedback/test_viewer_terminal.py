@@ -1,0 +1,404 @@
+"""Texts labelled in a terminal: a person on the other side of a pseudo-terminal, and by lines."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from rlhf_gym.data import Choice, Clip, Query
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.feedback.text_clips import text_clip
+from rlhf_gym.feedback.viewer.keymap import DEFAULT_KEYS, Keymap
+from rlhf_gym.feedback.viewer.session import LabelSession
+from rlhf_gym.feedback.viewer.terminal import run_terminal
+from rlhf_gym.feedback.viewer.terminal_keys import KeyReader, Typed
+from rlhf_gym.feedback.viewer.terminal_page import differing_spans, printable
+
+LEFT, RIGHT, UP, DOWN = b"\x1b[D", b"\x1b[C", b"\x1b[A", b"\x1bOB"
+
+
+def make_query(index: int, first: str = "", second: str = "") -> Query:
+    prompt = f"Question {index}?"
+    texts = first or f"good words {index}", second or f"bad words {index}"
+    one, two = (text_clip(prompt, text) for text in texts)
+    return Query((one, two), seed=0, round=0, index=index)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PreferenceStore]:
+    with PreferenceStore(tmp_path / "run") as opened:
+        opened.rows("PRAGMA synchronous = OFF")  # these tests cut no power
+        yield opened
+
+
+def sit_down(
+    store: PreferenceStore,
+    *,
+    total: int | None = None,
+    rubric: str | None = None,
+    practice: int = 0,
+) -> LabelSession:
+    settings = DeskSettings(gold_share=0, repeat_share=0, n_practice=practice)
+    return LabelSession(LabelDesk(store, "ann", settings), total=total, rubric=rubric)
+
+
+class Person(threading.Thread):
+    """Types keys into a terminal, each as soon as some text has appeared on it."""
+
+    def __init__(self, master: int, script: list[tuple[str, bytes]]) -> None:
+        super().__init__(daemon=True)
+        self.master, self.script, self.seen, self.missed = master, script, "", ""
+        self._has_left = threading.Event()
+
+    def run(self) -> None:
+        for expected, keys in self.script:
+            end = time.monotonic() + 10
+            since = len(self.seen)
+            while not re.search(expected, self.seen[since:], re.DOTALL):
+                if time.monotonic() > end:
+                    self.missed = expected
+                    while not self._has_left.wait(0.1):
+                        os.write(self.master, b"q")
+                    return
+                self.look()
+            os.write(self.master, keys)
+        while not self._has_left.is_set():
+            self.look()
+
+    def look(self) -> None:
+        if select.select([self.master], [], [], 0.05)[0]:
+            self.seen += os.read(self.master, 65536).decode(errors="replace")
+
+    def leave(self) -> None:
+        self._has_left.set()
+        self.join()
+
+
+def at_terminal(
+    session: LabelSession,
+    script: list[tuple[str, bytes]],
+    *,
+    size: tuple[int, int] = (80, 24),
+    keymap: Keymap | None = None,
+) -> tuple[int, str]:
+    """Run a whole sitting on a pseudo-terminal: what it returned, and all that was shown."""
+    master, slave = pty.openpty()
+    with os.fdopen(os.dup(slave), "w") as file:
+        console = Console(
+            file=file, force_terminal=True, width=size[0], height=size[1], highlight=False,
+            color_system="standard", legacy_windows=False, _environ={"TERM": "xterm"},
+        )  # fmt: skip
+        person = Person(master, script)
+        person.start()
+        try:
+            n = run_terminal(session, keymap=keymap, descriptor=slave, console=console)
+        finally:
+            file.flush()
+            person.leave()
+            session.close()
+            os.close(master)
+            os.close(slave)
+    assert not person.missed, f"never seen: {person.missed}\n{person.seen}"
+    return n, person.seen
+
+
+def choices(store: PreferenceStore) -> list[tuple[str, bool | None]]:
+    """What stands, and whether the left one was chosen."""
+    return [(r.choice.value, r.chose_left) for r in store.answer_records()]
+
+
+# --- a sitting ------------------------------------------------------------------------------
+
+
+def test_a_whole_sitting_by_single_keys(store: PreferenceStore) -> None:
+    store.post([make_query(i) for i in range(6)])
+    session = sit_down(store, total=6)
+    n, seen = at_terminal(
+        session,
+        [
+            (r"Question 0\?", LEFT),
+            (r"Question 1\?", b"2"),
+            (r"Question 2\?", UP),
+            (r"Question 3\?", DOWN),
+            (r"Question 4\?", b"s"),
+            (r"Question 5\?", b"1"),
+            (r"Question 4\?", b"z"),
+            (r"Question 5\?", b"c"),
+            ("Comment", "Čapek says no\x7f\x7fyes 🙂\r".encode()),
+            ("Comment: Čapek says yes 🙂", RIGHT),
+            (r"Question 4\?", LEFT),
+            ("Thank you", b"q"),
+        ],
+    )
+    assert n == 6
+    records = store.answer_records()
+    assert [r.chose_left for r in records] == [True, False, None, None, False, True]
+    assert [r.choice for r in records[2:4]] == [Choice.TIE, Choice.SKIP]
+    assert [r.details.get("comment") for r in records] == [None] * 4 + ["Čapek says yes 🙂", None]
+    assert all(r.details["input"] == "key" and r.seconds is not None for r in records)
+    assert store.counts()["n_superseded"] == 2
+    assert "6 / 6" in seen and "saved " in seen
+    assert store.rows("SELECT count(*) FROM leases") == [(0,)]
+
+
+@pytest.mark.parametrize("how", [b"q", b"\x1b", b"\x04", b"\x03"])
+def test_quitting_in_the_middle_keeps_what_was_answered(store: PreferenceStore, how: bytes) -> None:
+    store.post([make_query(i) for i in range(3)])
+    if how == b"\x03":  # Ctrl-C reaches the process as an exception, whatever the terminal
+        session = sit_down(store)
+        session.tick = _interrupt  # type: ignore[method-assign]
+        assert at_terminal(session, [])[0] == 0
+        return
+    n, _ = at_terminal(sit_down(store), [(r"Question 0\?", b"1"), (r"Question 1\?", how)])
+    assert n == 1 and len(store.answer_records()) == 1
+    assert store.counts()["n_open"] == 2
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_practice_tells_in_words_who_was_right(store: PreferenceStore) -> None:
+    queries = [make_query(i) for i in range(3)]
+    store.post(queries)
+    store.mark_gold({query.id: Choice.TIE for query in queries[:2]}, "owner")
+    session = sit_down(store, practice=2)
+    n, seen = at_terminal(
+        session,
+        [
+            ("practice.*LEFT", b"="),
+            ("RIGHT: both are equally good", b" "),
+            ("practice.*LEFT", b"1"),
+            ("NOT SO: you said that the left one is better; both are equally good", b" "),
+            (r"Question \d\?", b"q"),
+        ],
+        size=(100, 24),
+    )
+    assert n == 2 and [r.kind for r in store.answer_records()] == ["practice"] * 2
+    assert "tie" not in seen
+
+
+def test_the_rubric_comes_first_and_on_a_key_and_help_names_every_key(
+    store: PreferenceStore,
+) -> None:
+    store.post([make_query(0)])
+    session = sit_down(store, rubric="# Judge\n\n1. **Helpful** beats polite.")
+    _, seen = at_terminal(
+        session,
+        [
+            ("beats polite", LEFT),  # closes the page, answers nothing
+            (r"Question 0\?", b"g"),
+            ("beats polite", b" "),
+            (r"Question 0\?", b"?"),
+            ("take the last answer back", b" "),
+            (r"Question 0\?", b"q"),
+        ],
+        size=(100, 30),
+    )
+    assert store.answer_records() == []
+    for keys in DEFAULT_KEYS.values():
+        assert re.search(rf"(?i){re.escape(keys[0])}", seen)
+
+
+def test_differences_are_marked_on_a_key(store: PreferenceStore) -> None:
+    store.post([make_query(0, "the cat sat on a mat", "the dog sat on a mat")])
+    _, seen = at_terminal(
+        sit_down(store),
+        [
+            (r"cat sat on a mat", b"d"),
+            # Bold and underlined, the word alone.
+            ("\x1b\\[1;4mcat\x1b\\[0m sat on a mat", b"q"),
+        ],
+    )
+    assert "\x1b[1;4mdog\x1b[0m sat" in seen and "\x1b[1;4mthe" not in seen
+
+
+def test_long_texts_scroll_together_and_lines_keep_the_width(store: PreferenceStore) -> None:
+    long = [" ".join(f"{side}{i}" for i in range(300)) for side in "ab"]
+    store.post([make_query(0, *long)])
+    _, seen = at_terminal(
+        sit_down(store),
+        [
+            ("a0 .*\n.*more lines|more lines", b"."),
+            ("a8[0-9] ", b"." * 12),
+            ("a299", b"r"),
+            ("a0 ", b"q"),
+        ],
+        size=(60, 16),
+    )
+    for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", seen).splitlines():
+        assert len(line) <= 60
+    rows = [line for line in seen.splitlines() if re.search(r"[ab]\d+ .*[ab]\d+ ", line)]
+    assert rows and all(len(row.split("│")[1]) == len(row.split("│")[3]) for row in rows)
+
+
+def test_pairs_posted_later_are_shown_without_a_key(store: PreferenceStore) -> None:
+    session = sit_down(store)
+    posted = [False]
+    tick = session.tick
+
+    def tick_and_post() -> None:
+        if not posted[0] and session.state == "waiting" and session.seconds > 0.2:
+            store.post([make_query(0)])
+            posted[0] = True
+        tick()
+
+    session.tick = tick_and_post  # type: ignore[method-assign]
+    n, _ = at_terminal(session, [("Waiting for new pairs", b""), (r"Question 0\?", b"1q")])
+    assert n == 1
+
+
+def test_other_keys_do_the_same_where_they_are_mapped(store: PreferenceStore) -> None:
+    store.post([make_query(0)])
+    keymap = Keymap({**DEFAULT_KEYS, "left": ("a",), "right": ("f2",)})
+    script = [(r"Question 0\?", LEFT + b"1\x1bOQ"), ("Waiting", b"q")]
+    n, _ = at_terminal(sit_down(store), script, keymap=keymap)
+    assert n == 1 and choices(store)[0][1] is False
+
+
+# --- what must not happen -------------------------------------------------------------------
+
+
+def test_clips_of_an_environment_are_refused(store: PreferenceStore) -> None:
+    clips = [
+        Clip(np.full((3, 1), i, np.float32), np.zeros((2, 1), np.float32), "Ant") for i in (0, 1)
+    ]
+    store.post([Query((clips[0], clips[1]), seed=0, round=0, index=0)])
+    session = sit_down(store)
+    with pytest.raises(ConfigError, match=r"clips of Ant.*leave `--terminal` out"):
+        at_terminal(session, [])
+    assert store.rows("SELECT count(*) FROM leases") == [(0,)]
+
+
+def test_texts_cannot_steer_the_terminal(store: PreferenceStore) -> None:
+    store.post(
+        [make_query(0, "red \x1b[31m\x1b]0;title\x07 \x9b2J text", "[bold]not markup[/bold]")]
+    )
+    _, seen = at_terminal(sit_down(store), [("not markup", b"q")])
+    assert "\x1b[31m" not in seen and "\x1b]0" not in seen and "\x9b" not in seen
+    assert "\x07" not in seen and "[bold]not markup[/bold]" in seen
+
+
+def test_a_failed_save_is_shown_and_the_same_key_tries_again(
+    store: PreferenceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.post([make_query(0)])
+    session = sit_down(store, total=1)
+    answer, calls = session.desk.answer, []
+
+    def fail_once(*args: object, **options: object) -> None:
+        calls.append(options["uuid"])
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        answer(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session.desk, "answer", fail_once)
+    _, seen = at_terminal(
+        session, [(r"Question 0\?", b"1"), ("No space left on device", b"1"), ("Thank", b"q")]
+    )
+    assert "NOT SAVED" in seen
+    assert len(store.answer_records()) == 1 and len(set(calls)) == 1
+
+
+# --- by lines -------------------------------------------------------------------------------
+
+
+def by_lines(session: LabelSession, typed: str) -> tuple[int, str]:
+    reader, writer = os.pipe()
+    os.write(writer, typed.encode())
+    os.close(writer)
+    out = StringIO()
+    try:
+        n = run_terminal(session, descriptor=reader, console=Console(file=out, width=60))
+    finally:
+        os.close(reader)
+        session.close()
+    return n, out.getvalue()
+
+
+def test_where_there_is_no_terminal_lines_are_read(store: PreferenceStore) -> None:
+    store.post([make_query(i) for i in range(5)])
+    typed = "left\n 2 \nnonsense\nundo\ncomment both  fine\ntie\nSKIP\ns\n1\n"
+    n, shown = by_lines(sit_down(store), typed)
+    assert n == 4
+    assert [value for value, _ in choices(store)][1:3] == ["tie", "skip"]
+    assert [left for _, left in choices(store)] == [True, None, None, True]
+    assert store.answer_records()[1].details["comment"] == "both  fine"
+    assert "\x1b" not in shown
+    assert shown.index("Question 0?") < shown.index("Question 1?") < shown.index("Question 4?")
+
+
+def test_lines_end_with_the_last_answer_or_the_input(store: PreferenceStore) -> None:
+    store.post([make_query(0)])
+    assert by_lines(sit_down(store), "")[0] == 0
+    n, shown = by_lines(sit_down(store, total=1), "1\n")
+    assert n == 1 and "Thank you" in shown
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def test_keys_that_arrive_in_pieces_are_put_together() -> None:
+    master, slave = pty.openpty()
+    try:
+        with KeyReader(slave) as keys:
+            assert keys.is_terminal and keys.read(0) is None
+            for piece in (b"\x1b", b"[", b"D"):
+                os.write(master, piece)
+            assert keys.read(1) == Typed("left")
+            os.write(master, "é".encode()[:1])
+            assert keys.read(0.01) is None
+            os.write(master, "é".encode()[1:] + b"Q")
+            assert [keys.read(1), keys.read(1)] == [Typed("é", "é"), Typed("q", "Q")]
+            os.write(master, b"\x1b[1;5Cx\x1bOP\x1b")  # Ctrl-Right has no name here
+            found = [keys.read(1) for _ in range(4)]
+            assert found == [Typed(""), Typed("x", "x"), Typed("f1"), Typed("escape")]
+        os.close(master)
+        master = -1
+        with KeyReader(slave) as keys:
+            assert keys.read(1) == Typed("end of input")
+    finally:
+        os.close(slave)
+        if master >= 0:
+            os.close(master)
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "cc", "d"]), max_size=8)
+
+
+@given(left=WORDS, right=WORDS, gaps=st.lists(st.sampled_from([" ", "\n", "  "]), min_size=8))
+def test_what_is_not_marked_is_the_same_in_both_texts(
+    left: list[str], right: list[str], gaps: list[str]
+) -> None:
+    texts = ["".join(w + g for w, g in zip(words, gaps, strict=False)) for words in (left, right)]
+    spans = differing_spans(*texts)
+    kept = []
+    for text, marked in zip(texts, spans, strict=True):
+        for start, end in reversed(marked):
+            text = text[:start] + text[end:]
+        kept.append(text.split())
+    assert kept[0] == kept[1]
+    assert (spans == ([], [])) == (left == right)
+
+
+@given(st.text())
+def test_whatever_is_printed_holds_no_control_character(text: str) -> None:
+    shown = printable(text)
+    assert all(c.isprintable() or c in "\n\u200c\u200d" for c in shown)
+    if text.isprintable():
+        assert shown == text
