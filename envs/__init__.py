@@ -18,6 +18,7 @@ from rlhf_gym.envs.sim_state import get_sim_state, render_state, set_sim_state
 
 __all__ = [
     "TASK_IDS",
+    "TEXT_TASK_IDS",
     "HideReward",
     "HorizonWarning",
     "LearnedRewardWrapper",
@@ -51,15 +52,29 @@ _TASKS = {
     "rlhf_gym/Walker2d-v0": ("rlhf_gym.envs.walker2d:Walker2dEnv", 300),
 }
 
+# id -> (entry point of the token env, of the completion vector env)
+_TEXT_TASKS = {
+    f"rlhf_gym/{name}-v0": (
+        f"rlhf_gym.envs.text.{name.lower()}:{name}Env",
+        f"rlhf_gym.envs.text.{name.lower()}:{name.lower()}_vector_env",
+    )
+    for name in ("Arithmetic", "Enumerable", "Format", "Sentiment")
+}
+
 TASK_IDS: tuple[str, ...] = tuple(sorted(_TASKS))
-"""The ids of the shipped tasks, sorted."""
+"""The ids of the shipped control tasks, sorted."""
+
+TEXT_TASK_IDS: tuple[str, ...] = tuple(sorted(_TEXT_TASKS))
+"""The ids of the shipped text tasks, sorted: `gymnasium.make` gives their `TokenEnv`, and
+`gymnasium.make_vec` their `CompletionVectorEnv`."""
 
 
 def register_tasks() -> None:
     """Register the shipped tasks with Gymnasium; ids already registered are left alone.
 
-    Each is registered through `make_preference_ready`, the function that users call on their own
-    envs. Entry points are strings, so that a spec survives JSON and a task costs no import.
+    Each control task is registered through `make_preference_ready`, the function that users call
+    on their own envs. A text ends by itself or after T tokens, so text tasks have no time limit.
+    Entry points are strings, so that a spec survives JSON and a task costs no import.
     """
     ready = WrapperSpec(
         name="make_preference_ready",
@@ -74,6 +89,9 @@ def register_tasks() -> None:
                 max_episode_steps=horizon,
                 additional_wrappers=(ready,),
             )
+    for env_id, (entry_point, vector_entry_point) in _TEXT_TASKS.items():
+        if env_id not in gym.registry:
+            gym.register(id=env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)
 
 
 register_tasks()

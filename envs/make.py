@@ -17,7 +17,14 @@ from rlhf_gym.envs.sim_state import missing_renderer
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
 from rlhf_gym.protocols import SpaceInfo
 
-__all__ = ["HorizonWarning", "early_end_warning", "env_table", "make_env", "space_info"]
+__all__ = [
+    "HorizonWarning",
+    "early_end_warning",
+    "env_table",
+    "is_text_env",
+    "make_env",
+    "space_info",
+]
 
 _NAMESPACE = "rlhf_gym"
 
@@ -87,6 +94,8 @@ def make_env(
         raise missing_renderer(error) from error
     except TypeError as error:
         raise _refused_argument(env_id, error, kwargs) from error
+    if is_text_env(env):  # a completion ends by itself, and is compared as a whole
+        return env
     env = make_preference_ready(env, obs_keys=obs_keys)
     wanted, found = kwargs.get("max_episode_steps"), horizon_of(env)
     if wanted is not None and found != wanted:
@@ -197,6 +206,12 @@ def space_info(env: gym.Env[Any, Any]) -> SpaceInfo:
         action_space=env.action_space,
         horizon=horizon_of(env),
     )
+
+
+def is_text_env(env: gym.Env[Any, Any]) -> bool:
+    """Whether an env is a view of a text task; loads nothing to find out."""
+    kinds = {kind.__name__ for kind in type(getattr(env.unwrapped, "task", None)).__mro__}
+    return "TextTask" in kinds
 
 
 def early_end_warning(env_id: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
 
-__all__ = ["label_store"]
+__all__ = ["label_store", "open_sitting"]
 
 
 @dataclass(frozen=True)
@@ -51,41 +52,58 @@ def label_store(folder: Path, options: LabelOptions) -> int:
         MissingDependencyError: no display, or nothing to draw with.
     """
     keymap = load_keymap(options.keys) if options.keys is not None else Keymap()
+    with open_sitting(folder, options) as session:
+        n_answers = _show(session, options, keymap)
+        for query_id, reason in session.damaged.items():
+            print(f"pair {query_id[:12]} could not be shown: {reason}", file=sys.stderr)
+    return n_answers
+
+
+@contextlib.contextmanager
+def open_sitting(folder: Path, options: LabelOptions) -> Iterator[LabelSession]:
+    """One labeller's session on a run or a store, with its pictures, before any window.
+
+    Raises:
+        As `label_store`.
+    """
     rubric = _rubric_file(options.rubric)
+    _await_store(folder)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(PreferenceStore(folder, create=False))
         task = _task(folder, store, options)
         if options.gold > 0:
             gold_from_true_returns(store, options.gold)
         _require_gold(store, options)
-        desk = LabelDesk(
-            store,
-            options.labeller,
-            DeskSettings(
-                gold_share=options.gold_share,
-                repeat_share=options.repeat_share,
-                n_practice=options.practice,
-                n_qualification=options.qualification,
-            ),
+        settings = DeskSettings(
+            gold_share=options.gold_share,
+            repeat_share=options.repeat_share,
+            n_practice=options.practice,
+            n_qualification=options.qualification,
         )
         frames = None
         if task.env_id is not None and not options.terminal:
             frames = stack.enter_context(_worker(folder, task, task.env_id, options.pixels))
         session = LabelSession(
-            desk,
+            LabelDesk(store, options.labeller, settings),
             frames,
             total=_total(store, task),
             rubric=rubric or (rubric_for(task.env_id) if task.env_id else None),
             status=_status(folder),
         )
         stack.callback(session.close)
-        n_answers = _show(session, options, keymap, task)
-        for query_id, reason in session.damaged.items():
-            print(f"pair {query_id[:12]} could not be shown: {reason}", file=sys.stderr)
-        return n_answers
+        yield session
 
 
-def _show(session: LabelSession, options: LabelOptions, keymap: Keymap, task: _Task) -> int:
+def _await_store(folder: Path) -> None:
+    """A run that has just been started makes its store within seconds."""
+    database = folder / "preferences.db"
+    while (folder / "config.yaml").exists() and Run.open(folder).is_training:
+        if database.exists() and database.stat().st_size > 0:
+            return
+        time.sleep(0.1)
+
+
+def _show(session: LabelSession, options: LabelOptions, keymap: Keymap) -> int:
     if options.terminal:
         from rlhf_gym.feedback.viewer.terminal import run_terminal
 
@@ -93,8 +111,7 @@ def _show(session: LabelSession, options: LabelOptions, keymap: Keymap, task: _T
         return n_answers
     from rlhf_gym.feedback.viewer.window import run_viewer
 
-    caption = f"rlhf_gym: {task.env_id or 'texts'}"
-    return run_viewer(session, keymap=keymap, caption=caption, font=options.font).n_answers
+    return run_viewer(session, keymap=keymap, font=options.font).n_answers
 
 
 def _total(store: PreferenceStore, task: _Task) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rlhf_gym.config import from_yaml
-from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.envs.make import make_env
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.runs import Run
@@ -57,10 +57,11 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     """Fit a fresh reward model to the answers of a run, and say how well it does."""
     loaded = _open(folder)
     config = loaded.prepared.config
-    env = make_env(config.env, env_kwargs=config.make_env_kwargs())
-    info = space_info(env)
-    env.close()
-    model = build_reward_model(replace(config, device=device), info)
+    prepared = replace(loaded.prepared, config=replace(config, device=device))
+    agent = load_agent(folder) if prepared.is_text else None  # a text reward model starts from it
+    model = build_reward_model(prepared, agent)
+    if model is None:
+        raise ConfigError(f"`--algo {config.algo}` learns without a reward model; nothing to fit.")
     with PreferenceStore(loaded.run.store_folder, create=False) as store:
         report = model.fit(store.preferences(), generator(config.seed, "offline fit"))
     if out is not None:

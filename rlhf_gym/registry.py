@@ -16,7 +16,11 @@ from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameErro
 __all__ = ["load_object", "names", "resolve"]
 
 _BUILTIN: dict[str, dict[str, str]] = {
-    "agent": {"ppo": "rlhf_gym.agents.ppo:PPOAgent"},
+    "agent": {
+        "ppo": "rlhf_gym.agents.ppo:PPOAgent",
+        "text-dpo": "rlhf_gym.agents.text.dpo_agent:TextDPOAgent",
+        "text-ppo": "rlhf_gym.agents.text.ppo_agent:TextPPOAgent",
+    },
     "teacher": {"synthetic": "rlhf_gym.feedback.teachers:SyntheticTeacher"},
     "acquisition": {
         "uniform": "rlhf_gym.feedback.acquisition:uniform",

@@ -24,7 +24,9 @@ class TrainConfig:
     horizon: int | None = None
     """Steps per episode, in place of the env's own time limit, or where it has none."""
     algo: str = "ppo"
-    """The agent: ppo, or an own one as `module:attribute`."""
+    """The agent: ppo; on texts also dpo; or an own one as `module:attribute`."""
+    model: str | None = None
+    """On texts: the language model to start from, a folder or a name; default: a tiny new one."""
     teacher: str = "synthetic"
     """Who answers: human (through `rlhf-gym label`), synthetic (= oracle), mistake, noisy, skip,
     myopic, equal, `replay:FOLDER` (the answers recorded there), or `module:attribute`."""

@@ -32,7 +32,7 @@ from rlhf_gym.data import Array, Clip
 from rlhf_gym.errors import DataError, MissingDependencyError
 from rlhf_gym.feedback.formats.snapshot import Snapshot
 from rlhf_gym.feedback.formats.targets import new_folder
-from rlhf_gym.feedback.text_clips import is_text_clip
+from rlhf_gym.text_clips import is_text_clip
 
 __all__ = ["DATASET_ID", "REFERENCES", "write_minari"]
 

@@ -15,7 +15,7 @@ from rlhf_gym.feedback.formats.rows import BadRow, parse_rows
 from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery
 from rlhf_gym.feedback.formats.text_pairs import TextPair
 from rlhf_gym.feedback.records import AnswerRecord
-from rlhf_gym.feedback.text_clips import text_clip
+from rlhf_gym.text_clips import text_clip
 
 __all__ = ["TEXT_FORMATS", "TextFormat", "TextImport", "pairs_snapshot", "read_text_pairs"]
 

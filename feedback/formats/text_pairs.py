@@ -1,7 +1,8 @@
 """Pairs of texts as lines of prompt, chosen and rejected, for TRL and Hugging Face datasets.
 
-That form has no room for a tie, nor for "can't tell", a labeller or a time: it is for training
-elsewhere, and the lossless formats are for keeping. What cannot be said in it is counted.
+That form has no room for a tie, nor for "can't tell", a labeller, a time, or whether a completion
+was cut off: it is for training elsewhere, and the lossless formats are for keeping. Ties and "can't
+tell" are counted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 from rlhf_gym.data import Choice, Clip, Preference
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.formats.targets import new_file
-from rlhf_gym.feedback.text_clips import clip_text
+from rlhf_gym.text_clips import clip_text
 
 __all__ = ["TIES", "PairCounts", "TextPair", "Ties", "text_pairs", "write_pairs"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.desk import LabelDesk, Question
-from rlhf_gym.feedback.text_clips import is_text_clip
 from rlhf_gym.feedback.viewer.frames import Frames, FrameSource
 from rlhf_gym.feedback.viewer.shown_pair import TextPair, read_text_pair
+from rlhf_gym.text_clips import is_text_clip
 
 __all__ = ["N_AHEAD", "PairSource"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from rlhf_gym.feedback.desk import Question
-from rlhf_gym.feedback.text_clips import clip_text
 from rlhf_gym.feedback.viewer.frames import Frames
 from rlhf_gym.feedback.viewer.playback import Playback, Watched
+from rlhf_gym.text_clips import clip_text
 
 __all__ = ["InputKind", "ShownPair", "TextPair", "read_text_pair"]
 

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.desk import Side
-from rlhf_gym.feedback.text_clips import is_text_clip
 from rlhf_gym.feedback.viewer.keymap import ACTIONS, Keymap
 from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.feedback.viewer.terminal_keys import KeyReader, Typed
@@ -30,6 +29,7 @@ from rlhf_gym.feedback.viewer.terminal_page import (
     rubric_page,
     status_line,
 )
+from rlhf_gym.text_clips import is_text_clip
 
 __all__ = ["run_terminal"]
 

@@ -13,7 +13,7 @@ import pytest
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.feedback.text_clips import clip_text, text_clip
+from rlhf_gym.text_clips import clip_text, text_clip
 from rlhf_gym.transfer import export_store, import_store
 
 HH = [

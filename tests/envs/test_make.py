@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlhf_gym.envs import TASK_IDS
+from rlhf_gym.envs import TASK_IDS, TEXT_TASK_IDS
 from rlhf_gym.envs.make import early_end_warning, env_table, make_env, space_info
 from rlhf_gym.envs.preference_ready import SimStateInfo
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
@@ -196,7 +196,7 @@ def test_the_warning_of_early_ends_names_the_env_and_both_switches() -> None:
 
 def test_the_table_has_one_line_for_each_of_our_ids_only() -> None:
     rows = env_table()
-    assert [row[0] for row in rows] == list(TASK_IDS)
+    assert [row[0] for row in rows] == sorted(TASK_IDS + TEXT_TASK_IDS)
     lines = dict(rows)
     assert lines["rlhf_gym/HalfCheetah-v0"].startswith("A two-legged planar robot")
     assert lines["rlhf_gym/HopperBackflip-v0"].startswith("A robot with one leg turns backflips")

@@ -14,7 +14,7 @@ from rlhf_gym.errors import ConfigError, DataError, MissingDependencyError
 from rlhf_gym.feedback.formats.minari_episodes import DATASET_ID, REFERENCES, write_minari
 from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery
 from rlhf_gym.feedback.records import AnswerRecord
-from rlhf_gym.feedback.text_clips import text_clip
+from rlhf_gym.text_clips import text_clip
 
 LAYOUTS = {
     "control": (np.float32, (3,), np.float32, (2,)),

@@ -29,7 +29,7 @@ from rlhf_gym.feedback.formats.snapshot import (
     read_snapshot,
 )
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.feedback.text_clips import text_clip
+from rlhf_gym.text_clips import text_clip
 
 FORMATS: dict[str, tuple[Callable[[Snapshot, Path], None], Callable[[Path], Snapshot]]] = {
     "export.jsonl": (write_jsonl, read_jsonl),

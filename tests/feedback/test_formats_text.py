@@ -17,7 +17,7 @@ from rlhf_gym.feedback.formats.chosen_rejected import hh_pair, trl_pair
 from rlhf_gym.feedback.formats.panda_lm import panda_lm_pairs
 from rlhf_gym.feedback.formats.text_import import pairs_snapshot, read_text_pairs
 from rlhf_gym.feedback.formats.text_pairs import PairCounts, TextPair, text_pairs, write_pairs
-from rlhf_gym.feedback.text_clips import clip_text, text_clip
+from rlhf_gym.text_clips import clip_text, text_clip
 
 PAIRS = [
     TextPair("p1", "a", "b", Choice.FIRST),

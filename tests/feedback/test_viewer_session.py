@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rlhf_gym.data import Array, Choice, Clip, Query
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk, Question
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.feedback.text_clips import text_clip
 from rlhf_gym.feedback.viewer.session import LabelSession
+from rlhf_gym.text_clips import text_clip
 
 START = 1_700_000_000.0
 N_FRAMES, FRAME_SECONDS = 10, 0.1

@@ -22,12 +22,12 @@ from rlhf_gym.data import Choice, Clip, Query
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.feedback.text_clips import text_clip
 from rlhf_gym.feedback.viewer.keymap import DEFAULT_KEYS, Keymap
 from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.feedback.viewer.terminal import run_terminal
 from rlhf_gym.feedback.viewer.terminal_keys import KeyReader, Typed
 from rlhf_gym.feedback.viewer.terminal_page import differing_spans, printable
+from rlhf_gym.text_clips import text_clip
 
 LEFT, RIGHT, UP, DOWN = b"\x1b[D", b"\x1b[C", b"\x1b[A", b"\x1bOB"
 

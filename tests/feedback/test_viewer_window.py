@@ -13,13 +13,13 @@ from rlhf_gym.data import Array, Choice, Clip, Query
 from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.feedback.text_clips import text_clip
 from rlhf_gym.feedback.viewer import display
 from rlhf_gym.feedback.viewer.keymap import ACTIONS, DEFAULT_KEYS, Keymap, load_keymap
 from rlhf_gym.feedback.viewer.layout import CONTROL_TOOLS, TEXT_TOOLS
 from rlhf_gym.feedback.viewer.screen import Screen
 from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.feedback.viewer.window import Viewer, key_name, run_viewer
+from rlhf_gym.text_clips import text_clip
 
 CODES = {
     "left": pygame.K_LEFT,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlhf_gym.data import Clip, Query
 from rlhf_gym.errors import DataError
-from rlhf_gym.feedback.text_clips import (
+from rlhf_gym.text_clips import (
     clip_finished,
     clip_text,
     is_text_clip,

@@ -1,0 +1,273 @@
+"""What the PPO and the DPO agent share: a language model, its task, SFT, samples as clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf_gym.agents.text.agent_settings import TextAgentSettings
+from rlhf_gym.agents.text.sft import SFTTrainer, encode_examples
+from rlhf_gym.data import Clip, Trajectory
+from rlhf_gym.envs.make import make_env
+from rlhf_gym.envs.text.task import TextTask
+from rlhf_gym.errors import ConfigError, CorruptDataError
+from rlhf_gym.files import write_json
+from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
+from rlhf_gym.language.models import LanguageModel
+from rlhf_gym.language.reference import ReferenceModel, reference_of
+from rlhf_gym.language.sampler import sample_completions
+from rlhf_gym.protocols import Signal
+from rlhf_gym.seeding import torch_seed
+from rlhf_gym.text_clips import text_clip
+
+__all__ = ["TextAgent", "text_task_of"]
+
+_PER_PROMPT = 2
+_CLIPS_PER_LABEL = 3  # two are asked about; the rest replaces completions that came out alike
+_CANDIDATES_PER_LABEL = 20  # what the loop asks for, to choose two from
+
+
+def text_task_of(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> TextTask:
+    """The task of a text env.
+
+    Raises:
+        ConfigError: the env is no text env.
+    """
+    env = make_env(env_id, env_kwargs=env_kwargs)
+    task = getattr(env.unwrapped, "task", None)
+    env.close()
+    if not isinstance(task, TextTask):
+        raise ConfigError(f"{env_id} has no `task`; a text env is a `TokenEnv` of a `TextTask`.")
+    return task
+
+
+class TextAgent:
+    """A language model that completes a task's prompts; subclasses say how it improves.
+
+    One step is one completion. `warm_up` is supervised fine-tuning on the task's corpus, where it
+    has one; the model as it is then is the reference that KL and win rate are measured against.
+
+    Args:
+        env_id: A text env: an id of Gymnasium's, or `module:id`.
+        n_run_steps: Completions of the whole run.
+        settings: See `TextAgentSettings`.
+        env_kwargs: Passed to the env's constructor.
+        seed: Draws the first weights.
+        device: "cpu" or a CUDA device.
+        model: A folder or name of a model to start from; None builds a tiny one.
+
+    Raises:
+        ConfigError: no text env, or a model whose tokenizer is not the task's.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        n_run_steps: int,
+        settings: TextAgentSettings,
+        env_kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        model: str | None = None,
+    ) -> None:
+        self.env_id, self.n_run_steps, self.settings = env_id, n_run_steps, settings
+        self.lm, self.task = self._make(env_kwargs, seed, device, model)
+        self.seed = seed
+        self.prompts = EncodedPrompts(
+            torch.from_numpy(self.task.prompt_ids.astype(np.int64)),
+            torch.from_numpy(self.task.prompt_mask.copy()),
+            self.task.n_truncated,
+        )
+        self.on_steps: Callable[[int], None] | None = None
+        self.n_steps_done = 0
+        self.reference: ReferenceModel | None = None
+        self.sft_figures: dict[str, float] = {}
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator(device=self.lm.device).manual_seed(seed)
+
+    def _make(
+        self, env_kwargs: Mapping[str, Any] | None, seed: int, device: str, model: str | None
+    ) -> tuple[LanguageModel, TextTask]:
+        if model is None:
+            task = text_task_of(self.env_id, env_kwargs)
+            shape = asdict(self.settings.model)
+            n_positions = task.max_prompt_tokens + task.max_new_tokens
+            lm = LanguageModel.tiny(task.tokenizer, max_length=n_positions, seed=seed, **shape)
+            lm.model.to(device)
+            return lm, task
+        lm = LanguageModel.load(model, device=device)
+        kwargs = {**(env_kwargs or {}), "tokenizer": lm.tokenizer, "vocab_size": lm.vocab_size}
+        return lm, text_task_of(self.env_id, kwargs)
+
+    # --- what the loop asks ------------------------------------------------------------------
+
+    @property
+    def steps_unit(self) -> int:
+        """Completions of one rollout."""
+        return self.settings.ppo.batch_size
+
+    def log_to(self, folder: Path) -> None:
+        """Nothing: the figures of a text run are those in metrics.jsonl."""
+
+    def begin_round(self, seed: np.random.SeedSequence) -> None:
+        """Reseed everything random."""
+        self._rng = np.random.default_rng(seed)
+        self._generator.manual_seed(torch_seed(seed))
+
+    def warm_up(self, n_steps: int) -> None:
+        """Fine-tune on the task's corpus, and keep what comes out as the reference.
+
+        Args:
+            n_steps: Not used: SFT writes no completions.
+        """
+        if self.task.corpus is not None and self.settings.n_sft_examples:
+            prompts, completions = self.task.corpus(self._rng, self.settings.n_sft_examples)
+            data = encode_examples(
+                self.lm,
+                prompts,
+                completions,
+                max_prompt_tokens=self.task.max_prompt_tokens,
+                max_completion_tokens=self.task.max_new_tokens,
+            )
+            report = SFTTrainer(self.lm, self.settings.sft).train(data, self._rng)
+            self.sft_figures = {
+                "sft_nats_per_token": report.nats_per_token_last,
+                "sft_truncated_prompts": float(report.n_truncated_prompts),
+                "sft_truncated_completions": float(report.n_truncated_completions),
+            }
+        self._set_reference()
+
+    def _set_reference(self) -> None:
+        self.reference = reference_of(self.lm, self.settings.num_layers_unfrozen)
+
+    def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        """Distinct completions of the present policy, several of each prompt, with true rewards.
+
+        Args:
+            n: Fewer come where the loop asks for candidates to choose from: three per question,
+                so that pairs are left when completions of one prompt come out alike.
+            length: Not used: a clip is a whole completion.
+            rng: Draws prompts and completions.
+        """
+        n_wanted = max(n * _CLIPS_PER_LABEL // _CANDIDATES_PER_LABEL, 4)
+        rows = rng.integers(len(self.task), size=-(-n_wanted // _PER_PROMPT)).repeat(_PER_PROMPT)
+        generator = torch.Generator(device=self.lm.device).manual_seed(int(rng.integers(2**62)))
+        return list(dict.fromkeys(self._completions(rows, generator)))
+
+    def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
+        """Spend `n_steps` completions on getting better at `signal`."""
+        raise NotImplementedError
+
+    def evaluate(
+        self, n_episodes: int, seed: np.random.SeedSequence, *, random: bool = False
+    ) -> list[Trajectory]:
+        """Completions at temperature 1 of prompts drawn by the seed.
+
+        Args:
+            n_episodes: How many.
+            seed: The same one draws the same prompts.
+            random: With the reference's model, what was there before learning from preferences.
+        """
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(len(self.task), size=n_episodes)
+        generator = torch.Generator(device=self.lm.device).manual_seed(torch_seed(seed))
+        lm = self.reference.lm if random and self.reference is not None else self.lm
+        return [
+            Trajectory(
+                obs=clip.obs,
+                actions=clip.actions,
+                true_rewards=clip.true_rewards,
+                terminated=True,
+                truncated=False,
+                context_id=clip.context_id,
+            )
+            for clip in self._completions(rows, generator, lm)
+        ]
+
+    # --- samples -----------------------------------------------------------------------------
+
+    def _completions(
+        self,
+        rows: Sequence[int] | np.typing.NDArray[np.int64],
+        generator: torch.Generator,
+        lm: LanguageModel | None = None,
+    ) -> list[Clip]:
+        batch = self._sample(np.asarray(rows, np.int64), generator, lm or self.lm)
+        return self._as_clips(batch, rows)
+
+    @torch.no_grad()
+    def _sample(
+        self, rows: np.typing.NDArray[np.int64], generator: torch.Generator, lm: LanguageModel
+    ) -> TokenBatch:
+        index = torch.from_numpy(rows)
+        return sample_completions(
+            lm,
+            self.prompts.ids[index].to(lm.device),
+            self.prompts.mask[index].to(lm.device),
+            self.task.max_new_tokens,
+            generator=generator,
+        ).batch
+
+    def _as_clips(self, batch: TokenBatch, rows: Any) -> list[Clip]:
+        """Completions as clips, each with its true reward on its last symbol."""
+        indices = [int(row) for row in rows]
+        totals = self.task.score(
+            indices, batch.completion_ids.cpu().numpy(), batch.completion_mask.cpu().numpy()
+        ).total
+        clips = []
+        for clip, total in zip(self._blind_clips(batch, rows), totals.tolist(), strict=True):
+            rewards = np.zeros(len(clip), np.float32)
+            rewards[-1] = total
+            clips.append(replace(clip, true_rewards=rewards))
+        return clips
+
+    def _blind_clips(self, batch: TokenBatch, rows: Any) -> list[Clip]:
+        """Completions as clips without a true reward: what a reward model may see."""
+        texts = [self.task.decode(ids) for ids in batch.completion_lists()]
+        prompts = [self.task.prompts[int(row)] for row in rows]
+        ended = batch.finished.tolist()
+        return [text_clip(*parts) for parts in zip(prompts, texts, ended, strict=True)]
+
+    # --- saving ------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the model, the reference, and what the subclass needs to go on."""
+        self.lm.save(folder / "model")
+        assert self.reference is not None, "a round ends after warm_up"
+        self.reference.lm.save(folder / "reference")
+        numbers = {"n_steps_done": self.n_steps_done, "sft": self.sft_figures}
+        write_json(folder / "agent.json", numbers)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote, bit for bit.
+
+        Raises:
+            CorruptDataError: a file is missing or damaged.
+        """
+        self._copy_weights(LanguageModel.from_folder(folder / "reference"))
+        self._set_reference()
+        self._copy_weights(LanguageModel.from_folder(folder / "model"))
+        try:
+            numbers = json.loads((folder / "agent.json").read_text())
+            self.n_steps_done = int(numbers["n_steps_done"])
+            self.sft_figures = dict(numbers["sft"])
+        except (OSError, ValueError, KeyError) as error:
+            raise CorruptDataError(f"{folder / 'agent.json'} is damaged ({error}).") from error
+
+    @torch.no_grad()
+    def _copy_weights(self, source: LanguageModel) -> None:
+        self.lm.model.load_state_dict(source.model.state_dict())
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _report_steps(self) -> None:
+        if self.on_steps is not None:
+            self.on_steps(self.n_steps_done)

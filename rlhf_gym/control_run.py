@@ -1,0 +1,148 @@
+"""What is different about a run on a control env: its plan, its agent, its reward model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.device import resolve_device
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.schedules import labels_per_round, steps_per_round
+from rlhf_gym.feedback.settings import RewardModelSettings
+from rlhf_gym.loop import Plan
+from rlhf_gym.prepared import Prepared
+from rlhf_gym.protocols import RewardModel, SpaceInfo
+from rlhf_gym.registry import names, resolve
+from rlhf_gym.seeding import stream, torch_seed
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = [
+    "build_control_agent",
+    "build_control_reward_model",
+    "labels_of_rounds",
+    "prepare_control",
+    "with_label_noise",
+]
+
+
+def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
+    """Resolve everything that depends on a control env, and refuse what cannot work."""
+    clip_length = config.clip_length or _usual_clip_length(info.horizon)
+    if info.horizon is not None and clip_length > info.horizon:
+        raise ConfigError(
+            f"`clip_length` is {clip_length} but an episode of {config.env} has {info.horizon} "
+            f"steps; pass `--clip-length {_usual_clip_length(info.horizon)}`, or leave it away."
+        )
+    table = config.algo if config.algo in names("agent") else "ppo"
+    settings = load_settings(table, config.env, config.hyperparameters)
+    settings = align(settings, info.horizon, fixed=config.hyperparameters)
+    steps = config.steps or settings.n_timesteps
+    config = dataclasses.replace(config, clip_length=clip_length)
+    plan = _plan(config, settings, info, steps)
+    resolved = dataclasses.replace(
+        config,
+        steps=steps,
+        rounds=plan.n_rounds,
+        hyperparameters=settings.as_mapping(),
+        ensemble=with_label_noise(config),
+    )
+    return Prepared(resolved, settings, info, plan)
+
+
+def _usual_clip_length(horizon: int | None) -> int:
+    """50 steps, but a part of the episode: whole episodes tell little about single steps."""
+    return 50 if horizon is None else max(min(50, horizon * 2 // 5), 1)
+
+
+def with_label_noise(config: TrainConfig) -> RewardModelSettings:
+    """Assume no errors of the oracle, and Christiano's 10 % of anyone else, unless told."""
+    ensemble = config.ensemble
+    if ensemble.fit.label_noise is not None:
+        return ensemble
+    # A recording is fitted like what was recorded: by the configuration that goes with it.
+    noise = 0.0 if config.teacher in ("synthetic", "oracle") else 0.1
+    return dataclasses.replace(ensemble, fit=dataclasses.replace(ensemble.fit, label_noise=noise))
+
+
+def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int) -> Plan:
+    assert config.clip_length is not None, "resolved by now"
+    unit = settings.steps_unit(info.horizon)
+    initial = config.initial_labels
+    n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
+    if (steps - n_warm_up) // unit == 1:  # a single round asks everything at once
+        initial = 1.0
+        n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
+    if n_warm_up + unit > steps:
+        raise ConfigError(
+            f"`steps` is {steps}, too few for {n_warm_up} steps of warm-up and one update of "
+            f"{unit} steps; pass `--steps {n_warm_up + unit}` or more, or fewer `--labels`."
+        )
+    rounds = min(config.rounds, (steps - n_warm_up) // unit)
+    return Plan(
+        seed=config.seed,
+        labels=labels_of_rounds(config, rounds, initial),
+        steps=steps_per_round(steps, rounds, unit, warm_up=n_warm_up),
+        warm_up=n_warm_up,
+        clip_length=config.clip_length,
+        eval_episodes=config.eval_episodes,
+        answers_per_query=config.answers_per_query,
+        pooling=config.pooling,
+        source=config.reward,
+    )
+
+
+def labels_of_rounds(config: TrainConfig, rounds: int, initial: float) -> list[int]:
+    """Answers per round, whole queries each."""
+    if config.labels == 0:
+        return [0] * rounds
+    queries = labels_per_round(
+        config.labels // config.answers_per_query,
+        rounds,
+        initial_fraction=initial if rounds > 1 else 1.0,
+        kind=config.label_schedule,
+    )
+    return [n * config.answers_per_query for n in queries]
+
+
+def _warm_up_steps(
+    config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
+) -> int:
+    """The share asked for, but `clip_length` steps per first question if half the budget allows."""
+    assert config.clip_length is not None
+    needed = math.ceil(config.labels * initial) * config.clip_length
+    per_env = max(steps * config.warm_up, min(needed, steps / 2)) / settings.n_envs
+    # Whole episodes where the budget allows them, so that the first clips show all of one.
+    whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
+    return max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
+
+
+def build_control_agent(prepared: Prepared) -> Any:
+    """The agent of a configuration, untrained."""
+    config, plan = prepared.config, prepared.plan
+    longest = max(plan.warm_up, *plan.steps)
+    return resolve("agent", config.algo)(
+        config.env,
+        n_run_steps=config.steps,
+        settings=prepared.settings,
+        env_kwargs=config.make_env_kwargs(),
+        n_record_steps=-(-longest // prepared.settings.n_envs),
+        seed=torch_seed(stream(config.seed, "agent")),
+        device=config.device,
+        allow_variable_horizon=config.allow_variable_horizon,
+    )
+
+
+def build_control_reward_model(prepared: Prepared) -> RewardModel:
+    """The reward model of a configuration, not yet fitted."""
+    config = prepared.config
+    factory: Callable[..., RewardModel] = resolve("reward_model", config.reward_model)
+    arguments: dict[str, Any] = {
+        "seed": torch_seed(stream(config.seed, "reward model")),
+        "device": resolve_device(config.device, "mlp"),
+    }
+    if config.reward_model == "ensemble":
+        arguments["settings"] = config.ensemble
+    return factory(prepared.info, **arguments)

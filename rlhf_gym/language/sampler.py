@@ -1,0 +1,232 @@
+"""Writing completions: batched, with a key-value cache, from exactly the policy's distribution.
+
+A policy gradient is unbiased only if completions come from the distribution whose log-probability
+is trained. Cutting its tail (top-k, top-p) or forbidding an early end (min length) breaks that and
+shows as a negative KL (TRL issues 235, 6789); such options are refused here, and a model's own
+`generation_config` is never looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_gym.errors import ConfigError, DataError, NumericalError
+from rlhf_gym.language.batches import TokenBatch, positions_of
+from rlhf_gym.language.cache import make_cache, select_rows
+from rlhf_gym.language.models import LanguageModel, ValueHead
+from rlhf_gym.language.scores import allowed_logits
+
+__all__ = ["Sampled", "SamplingSettings", "sample_completions"]
+
+# A uniform number never reaches 1, or rounding could step past the last token of the cdf.
+_BELOW_ONE = 1.0 - 2.0**-40
+# Taking a row out copies the cache: worth it once this share of the rows is left.
+_COMPACT_BELOW = 0.75
+_BIASED = {
+    "top_k": (0, "cutting the tail trains a distribution that was never sampled"),
+    "top_p": (1.0, "cutting the tail trains a distribution that was never sampled"),
+    "min_length": (0, "an end that was not allowed looks like an end that was not wanted"),
+    "repetition_penalty": (1.0, "the sampled distribution then depends on more than the policy"),
+}
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are sampled. What would bias a policy gradient can be named, not set."""
+
+    temperature: float = 1.0
+    """Divides the logits, in sampling and in training alike; above 0."""
+    top_k: int = 0
+    """Must stay 0: all tokens."""
+    top_p: float = 1.0
+    """Must stay 1: the whole distribution."""
+    min_length: int = 0
+    """Must stay 0."""
+    repetition_penalty: float = 1.0
+    """Must stay 1."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"`temperature` is {self.temperature}; it must be above 0.")
+        for name, (neutral, reason) in _BIASED.items():
+            value = getattr(self, name)
+            if value not in (neutral, None):
+                raise ConfigError(
+                    f"`{name}` is {value}; it must stay {neutral}, because {reason}: the ratio "
+                    "and the KL to the reference would be wrong. Use the temperature, a KL "
+                    "penalty, or a reward for what you want instead."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Completions and what the model said while it wrote them; 0 where the mask is False."""
+
+    batch: TokenBatch
+    """B prompts and completions; T is `max_new_tokens`, whatever the longest completion."""
+    logprobs: Tensor
+    """(B, T) float32 log-probabilities under the sampling distribution, nats."""
+    values: Tensor | None
+    """(B, T) float32, the value head's value before each token, or None."""
+
+
+@torch.no_grad()
+def sample_completions(
+    lm: LanguageModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    max_new_tokens: int,
+    *,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    value_head: ValueHead | None = None,
+    greedy: bool = False,
+) -> Sampled:
+    """Write one completion per prompt; a row ends with EOS or after `max_new_tokens`.
+
+    One uniform number per row and token is drawn in advance and turned into a token by inverting
+    the cumulative distribution, so that a row's completion depends on its own prompt and numbers
+    and not on when other rows end. Rows that have ended are taken out of the computation.
+
+    Args:
+        lm: The policy.
+        prompt_ids: (B, P) int64, left-padded.
+        prompt_mask: (B, P) bool.
+        max_new_tokens: T.
+        generator: Draws B * T uniform numbers, on the generator's own device.
+        temperature: Divides the logits; above 0.
+        value_head: Values are returned where it is given.
+        greedy: Take the most likely token. For evaluation only: nothing may be trained on it.
+
+    Raises:
+        ConfigError: the temperature is not above 0, or T below 1.
+        DataError: a prompt without a token, or too long for the model's positions.
+        NumericalError: the model's logits are not finite.
+    """
+    _check(lm, prompt_mask, max_new_tokens)
+    n_rows = len(prompt_ids)
+    device = lm.device
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
+    uniforms = torch.rand(
+        (n_rows, max_new_tokens), dtype=torch.float64, generator=generator, device=generator.device
+    ).to(device)
+    shape = (n_rows, max_new_tokens)
+    ids = torch.full(shape, lm.pad_id, dtype=torch.int64, device=device)
+    logprobs, values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+    written = torch.zeros(shape, dtype=torch.bool, device=device)
+
+    stepper = _Stepper(lm, prompt_ids, prompt_mask, max_new_tokens, value_head is not None)
+    rows = torch.arange(n_rows, device=device)  # (b,) what is still computed
+    alive = torch.ones_like(rows, dtype=torch.bool)  # (b,) what is still written
+    for t in range(max_new_tokens if n_rows else 0):
+        logits, hidden = stepper.logits()
+        logits = allowed_logits(lm, logits, temperature)  # (b, V)
+        logp = logits.log_softmax(-1)
+        token = logits.argmax(-1) if greedy else _invert(logp, uniforms[rows, t])  # (b,)
+        here = rows[alive]
+        ids[here, t] = token[alive]
+        written[here, t] = True
+        logprobs[here, t] = logp.gather(-1, token[:, None])[alive, 0]
+        if value_head is not None:
+            values[here, t] = value_head(hidden)[alive]
+        alive = alive & (token != lm.eos_id)
+        n_alive = int(alive.sum())
+        if n_alive == 0:
+            break
+        if n_alive <= _COMPACT_BELOW * len(rows):
+            rows, token = rows[alive], token[alive]
+            stepper.keep(alive)
+            alive = alive[alive]
+        stepper.append(token)
+    if not bool(torch.isfinite(logprobs).all()):
+        raise NumericalError(
+            "the policy's logits are NaN or infinite while sampling; its weights diverged. Lower "
+            "the learning rate, or go back to the last checkpoint."
+        )
+    batch = TokenBatch(prompt_ids, prompt_mask, ids, written, lm.pad_id, lm.eos_id)
+    return Sampled(batch, logprobs, values if value_head is not None else None)
+
+
+class _Stepper:
+    """Feeds a model one column at a time, and forgets rows that have ended."""
+
+    def __init__(
+        self, lm: LanguageModel, ids: Tensor, mask: Tensor, n_new: int, want_hidden: bool
+    ) -> None:
+        n_rows, n_prompt = ids.shape
+        self._lm = lm
+        self._cache = make_cache(lm.model, n_prompt + n_new)
+        self._input, self._n_seen = ids, n_prompt
+        # What is written is real: the mask is known in advance, and cut to what has been seen.
+        self._mask = torch.cat([mask, mask.new_ones(n_rows, n_new)], dim=1)  # (b, P + T)
+        self._positions = positions_of(self._mask)  # (b, P + T)
+        self._want_hidden = want_hidden
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """(b, V) logits of the next token, and the (b, H) hidden states they come from."""
+        caught: list[Tensor] = []
+        hook = None
+        if self._want_hidden:
+            head = self._lm.model.get_output_embeddings()
+            hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        try:
+            output = self._lm.model(
+                input_ids=self._input,
+                attention_mask=self._mask[:, : self._n_seen],
+                position_ids=self._positions[:, self._n_seen - self._input.shape[1] : self._n_seen],
+                past_key_values=self._cache,
+                use_cache=True,
+                **({"logits_to_keep": 1} if self._lm.keeps_logits else {}),
+            )
+        finally:
+            if hook is not None:
+                hook.remove()
+        logits: Tensor = output.logits[:, -1]
+        return logits, caught[0][:, -1] if caught else logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+        select_rows(self._cache, rows)
+
+    def append(self, token: Tensor) -> None:
+        """The (b,) tokens that the next step reads."""
+        self._input = token[:, None]
+        self._n_seen += 1
+
+
+def _invert(logp: Tensor, uniform: Tensor) -> Tensor:
+    """The tokens at which the cumulative probability first exceeds a uniform number.
+
+    In float64: single precision would round away tokens less likely than about 1e-7, and with
+    them a part of a large vocabulary's tail.
+    """
+    cdf = logp.double().exp().cumsum(-1)  # (b, V)
+    target = uniform.clamp(max=_BELOW_ONE)[:, None] * cdf[:, -1:]  # (b, 1)
+    token: Tensor = torch.searchsorted(cdf, target, right=True)[:, 0]
+    # Only NaN gets past the end; it is reported once the loop is over.
+    return token.clamp(max=logp.shape[1] - 1)
+
+
+def _check(lm: LanguageModel, prompt_mask: Tensor, max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ConfigError(f"`max_new_tokens` is {max_new_tokens}; it must be at least 1.")
+    lengths = prompt_mask.sum(1)
+    if len(lengths) and int(lengths.min()) < 1:
+        raise DataError(
+            f"prompt {int(lengths.argmin())} has no token; begin it with BOS or a word."
+        )
+    if len(lengths) and not bool(prompt_mask[:, -1].all()):
+        raise DataError(
+            "the prompts are padded on the right; a completion continues the last column, so pad "
+            "on the left (`encode_prompts`)."
+        )
+    longest = (int(lengths.max()) if len(lengths) else 0) + max_new_tokens
+    if lm.max_length is not None and longest > lm.max_length:
+        raise DataError(
+            f"the longest prompt and `max_new_tokens` {max_new_tokens} make {longest} tokens; the "
+            f"model has {lm.max_length} positions. Shorten one of them."
+        )

@@ -1,0 +1,132 @@
+"""What is different about a run on texts: how it is prepared, and its players."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_gym.agents.text.agent_settings import TextAgentSettings, load_text_settings
+from rlhf_gym.control_run import labels_of_rounds, with_label_noise
+from rlhf_gym.data import Preference
+from rlhf_gym.device import resolve_device
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.schedules import steps_per_round
+from rlhf_gym.feedback.text_reward_model import TextFitReport, TextRewardModel
+from rlhf_gym.feedback.text_settings import TextRewardSettings
+from rlhf_gym.language.models import LanguageModel
+from rlhf_gym.loop import Plan
+from rlhf_gym.prepared import Prepared
+from rlhf_gym.protocols import RewardModel, SpaceInfo
+from rlhf_gym.registry import names, resolve
+from rlhf_gym.seeding import stream, torch_seed
+from rlhf_gym.train_config import TrainConfig
+
+__all__ = ["build_text_agent", "build_text_reward_model", "prepare_text"]
+
+_DIRECT = ("dpo",)
+"""Algorithms that learn from the preferences themselves and need no reward model."""
+
+
+def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
+    """Resolve everything that depends on a text env, and refuse what cannot work."""
+    settings = load_text_settings(config.env, config.hyperparameters)
+    plan = _plan(config, settings)
+    resolved = dataclasses.replace(
+        config,
+        steps=config.steps or settings.n_completions,
+        rounds=plan.n_rounds,
+        clip_length=1,
+        hyperparameters=settings.as_mapping(),
+        ensemble=with_label_noise(config),
+    )
+    return Prepared(resolved, settings, info, plan, is_text=True)
+
+
+def _plan(config: TrainConfig, settings: TextAgentSettings) -> Plan:
+    """What each round may spend: completions for steps, and no warm-up beside SFT.
+
+    Raises:
+        ConfigError: too few completions for one rollout.
+    """
+    unit = settings.ppo.batch_size
+    steps = config.steps or settings.n_completions
+    if steps < unit:
+        raise ConfigError(
+            f"`steps` is {steps} completions, fewer than one rollout of {unit}; pass `--steps "
+            f"{unit}` or more."
+        )
+    rounds = max(min(config.rounds, settings.max_rounds, steps // unit), 1)
+    return Plan(
+        seed=config.seed,
+        labels=labels_of_rounds(config, rounds, config.initial_labels),
+        steps=steps_per_round(steps, rounds, unit),
+        warm_up=0,
+        clip_length=1,
+        eval_episodes=config.eval_episodes,
+        answers_per_query=config.answers_per_query,
+        pooling=config.pooling,
+        source=config.reward,
+    )
+
+
+def build_text_agent(prepared: Prepared) -> Any:
+    """The language-model agent of a configuration, untrained.
+
+    Raises:
+        UnknownNameError: an algorithm that is neither `ppo`, `dpo` nor `module:attribute`.
+    """
+    config = prepared.config
+    name = f"text-{config.algo}" if f"text-{config.algo}" in names("agent") else config.algo
+    return resolve("agent", name)(
+        config.env,
+        n_run_steps=config.steps,
+        settings=prepared.settings,
+        env_kwargs=config.make_env_kwargs(),
+        seed=torch_seed(stream(config.seed, "agent")),
+        device=_device(config),
+        model=config.model,
+    )
+
+
+def build_text_reward_model(prepared: Prepared, agent: Any) -> RewardModel | None:
+    """The reward model of a configuration; None for algorithms that need none."""
+    config = prepared.config
+    if config.algo in _DIRECT:
+        return None
+    seed = torch_seed(stream(config.seed, "reward model"))
+    if config.reward_model != "ensemble":
+        own: RewardModel = resolve("reward_model", config.reward_model)(
+            prepared.info, seed=seed, device=_device(config)
+        )
+        return own
+    options = dict(prepared.settings.reward_model)
+    options.setdefault("label_noise", config.ensemble.fit.label_noise)
+    options["max_prompt_tokens"] = agent.task.max_prompt_tokens
+    options["max_completion_tokens"] = agent.task.max_new_tokens
+    return _FromPolicy(agent.lm, TextRewardSettings(**options), seed=seed)
+
+
+class _FromPolicy(TextRewardModel):
+    """Starts from what SFT made of the policy, not from what it was when this was built."""
+
+    def __init__(self, lm: LanguageModel, settings: TextRewardSettings, *, seed: int) -> None:
+        super().__init__(lm, settings, seed=seed)
+        self._policy, self._knows_text = lm, False
+
+    def fit(self, preferences: Sequence[Preference], rng: np.random.Generator) -> TextFitReport:
+        if not self._knows_text:
+            self.net.trunk.load_state_dict(self._policy.model.base_model.state_dict())
+            self._knows_text = True
+        return super().fit(preferences, rng)
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self._knows_text = True
+
+
+def _device(config: TrainConfig) -> str:
+    return resolve_device(config.device, "large")
