@@ -6,6 +6,7 @@
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept.
 #
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)
+#   DATA=FOLDER                       PandaLM, HH-RLHF and SST-2, for the measurements on real data
 #   BENCH_WORKERS=2                   runs at once in label efficiency and teachers
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +21,17 @@ else
 fi
 python benchmarks/time_split.py
 python benchmarks/store.py
+for script in rendering viewer labelling labelling_kills sitting; do
+    python "benchmarks/$script.py"
+done
+for script in text_exact text_sft text_reward text_sampling text_views; do
+    python "benchmarks/$script.py"
+done
+# Real data of other people, where it is at hand (see README.md).
+if [[ -n "${DATA:-}" ]]; then
+    python benchmarks/human_agreement.py --data "$DATA"
+    python benchmarks/text_real_data.py --data "$DATA"
+fi
 for spec in label_efficiency teachers; do
     rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
 done

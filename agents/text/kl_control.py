@@ -42,7 +42,7 @@ class KLController:
             raise ConfigError(f"`kl_horizon` is {self.horizon}; at least 1 completion is needed.")
 
     def update(self, kl: float, n_completions: int) -> None:
-        """Take note of the KL measured on `n_completions`; coef *= 1 + error n / horizon.
+        """Take note of the KL measured on `n_completions`; coef *= 1 + error min(n / horizon, 1).
 
         The error is kl / target - 1, within +-0.2.
 
@@ -54,5 +54,5 @@ class KLController:
         if self.target is None:
             return
         error = min(max(kl / self.target - 1, -_LIMIT), _LIMIT)
-        # A step of more than the horizon would turn the sign of the price.
+        # Ziegler et al. do not limit n: above 5 horizons, their price could turn negative.
         self.coef *= 1 + error * min(n_completions / self.horizon, 1.0)

@@ -1,0 +1,139 @@
+"""The loop on texts: SFT, questions about pairs of completions, a reward model, PPO or DPO."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rlhf_gym import training
+from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.offline import evaluate_run, fit_run
+from rlhf_gym.runs import Run
+from rlhf_gym.text_clips import clip_text
+from rlhf_gym.train_config import TrainConfig
+
+SMALL = TrainConfig(
+    env="rlhf_gym/Sentiment-v0",
+    labels=24,
+    steps=96,
+    rounds=3,
+    eval_episodes=16,
+    final_episodes=16,
+    hyperparameters={
+        "n_sft_examples": 64,
+        "model": {"n_layers": 1, "d_model": 16, "n_heads": 2},
+        "sft": {"batch_size": 16},
+        "ppo": {"batch_size": 16, "n_epochs": 1},
+        "reward_model": {"n_members": 2, "max_epochs": 1},
+    },
+)
+
+
+def with_(**changes) -> TrainConfig:
+    return dataclasses.replace(SMALL, **changes)
+
+
+def weights(run: Run) -> dict[str, str]:
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    files = sorted(checkpoint.folder.rglob("*.safetensors"))
+    assert files
+    return {
+        str(f.relative_to(checkpoint.folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    return training.train(SMALL, tmp_path_factory.mktemp("texts") / "ppo", quiet=True)
+
+
+def test_budgets_are_exact_and_the_text_figures_are_on_file(finished: Run) -> None:
+    summary, metrics = json.loads(finished.summary_path.read_text()), finished.metrics()
+    assert (summary["env_steps"], summary["n_labels"], len(metrics)) == (96, 24, 3)
+    for row in metrics:
+        for key in ("kl_to_ref", "entropy", "length", "distinct_2", "true_return_mean"):
+            assert math.isfinite(row[key]), key
+        assert row["learned_return_mean"] is not None
+    assert abs(metrics[0]["kl_to_ref"]) < 0.5, "the first rollouts are close to the reference"
+
+
+def test_the_pairs_are_completions_of_one_prompt_with_their_true_rewards(finished: Run) -> None:
+    with PreferenceStore(finished.store_folder) as store:
+        ids = [record.query_id for record in store.answer_records()]
+        queries = store.queries(ids)
+        gaps = store.return_gaps()
+    assert len(queries) == 24
+    for query in queries:
+        (prompt, one), (other_prompt, other) = (clip_text(clip) for clip in query.clips)
+        assert prompt == other_prompt and one != other
+        assert -2.0 <= gaps[query.id] <= 2.0  # two sentiments, each within [-1, 1]
+
+
+def test_a_resumed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    folder = tmp_path / "stopped"
+    save = Run.save_checkpoint
+
+    def save_then_stop(self, round_, *arguments, **more):
+        path = save(self, round_, *arguments, **more)
+        if round_ == 1:
+            raise Stop
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", save_then_stop)
+        with pytest.raises(Stop):
+            training.train(SMALL, folder, quiet=True)
+    resumed = training.resume(folder, quiet=True)
+    assert weights(resumed) == weights(finished)
+
+
+def test_recorded_answers_lead_to_the_same_weights(finished: Run, tmp_path: Path) -> None:
+    config = training.from_yaml(TrainConfig, finished.config_path)
+    config = dataclasses.replace(config, teacher=f"replay:{finished.folder}")
+    assert weights(training.train(config, tmp_path / "replay", quiet=True)) == weights(finished)
+
+
+def test_dpo_needs_no_reward_model(tmp_path: Path) -> None:
+    run = training.train(with_(algo="dpo"), tmp_path / "dpo", quiet=True)
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None and not (checkpoint.folder / "reward_model.safetensors").exists()
+    assert all(math.isfinite(row["dpo_loss"]) for row in run.metrics())
+    with pytest.raises(ConfigError, match="learns without a reward model"):
+        fit_run(run.folder, "cpu", None)
+
+
+def test_the_true_reward_is_the_yardstick_on_texts_too(tmp_path: Path) -> None:
+    run = training.train(with_(reward="true"), tmp_path / "true", quiet=True)
+    with PreferenceStore(run.store_folder) as store:
+        assert store.counts()["n_queries"] == 0
+
+
+def test_evaluate_and_fit_read_a_finished_run(finished: Run) -> None:
+    figures = evaluate_run(finished.folder, 8, seed=1)
+    assert len(figures["returns"]) == 8 and all(-1 <= r <= 1 for r in figures["returns"])
+    assert fit_run(finished.folder, "cpu", None)["n_train"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 8}, "`steps` is 8 completions, fewer than one rollout of 16"),
+        ({"hyperparameters": {"ppo": {"batch": 4}}}, "unknown option `batch`"),
+        ({"hyperparameters": {"n_sft_examples": -1}}, "`n_sft_examples` is -1"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(tmp_path, changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        training.train(with_(**changes), tmp_path / "never", quiet=True)
+    assert not (tmp_path / "never").exists()
