@@ -101,7 +101,8 @@ class TrainConfig:
         if self.labels == 0 and self.preferences is None and self.reward == "learned":
             raise ConfigError(
                 "`labels` is 0 and no `preferences` are given: there is nothing to learn a reward "
-                "from; ask for at least 1 answer, or name a run or store with answers."
+                "from; ask for at least 1 answer (--labels 700), or name a run or store with "
+                "answers (--preferences DIR)."
             )
         if self.labels % self.answers_per_query or (
             self.answers_per_query > 1 and self.teacher != "human"
