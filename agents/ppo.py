@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3 import PPO
@@ -123,6 +123,11 @@ class PPOAgent:
     def n_steps_done(self) -> int:
         """Env steps so far, warm-up included."""
         return int(self.model.num_timesteps)
+
+    @property
+    def counts(self) -> Literal["env_steps", "completions"]:
+        """Env steps."""
+        return "env_steps"
 
     @property
     def steps_unit(self) -> int:

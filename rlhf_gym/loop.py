@@ -114,7 +114,8 @@ def run_rounds(
                 parts.reward_model.save(folder)
 
         observer.phase("saving")
-        state = {key: metrics.get(key) for key in ("last_sequence", "env_steps")}
+        counters = ("last_sequence", parts.agent.counts)
+        state = {key: metrics.get(key) for key in counters}
         run.save_checkpoint(round_, write, state)
         observer.round(metrics, plan.n_rounds)
 
@@ -163,7 +164,7 @@ def _play_round(
             fresh = agent.clips(_FRESH_CLIPS, plan.clip_length, rng)
             metrics["reward_correlation"] = reward_correlation(fresh, reward_model)
     metrics["eval_steps"] = sum(len(episode) for episode in episodes)
-    metrics["env_steps"] = agent.n_steps_done
+    metrics[agent.counts] = agent.n_steps_done
     return metrics
 
 

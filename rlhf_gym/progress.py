@@ -340,6 +340,13 @@ def print_summary(
     console.print(table)
 
 
+def _spent(summary: Mapping[str, Any]) -> tuple[str, str]:
+    if "completions" in summary:
+        return "completions", show_number(summary["completions"])
+    steps, evaluation = (show_number(summary.get(key)) for key in ("env_steps", "eval_steps"))
+    return "env steps", f"{steps} training, {evaluation} evaluation"
+
+
 def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
     returns = summary.get("evaluation_returns") or []
     episodes = f" over {len(returns)} episodes" if returns else ""
@@ -356,7 +363,8 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
         if finite(best) is not None:
             source = f"  ({reference['source']})" if reference.get("source") else ""
             rows.append(("  agent on the true reward", show_number(best) + source))
-        rows.append(("  random actions", show_number(reference.get("random_return_mean"))))
+        name = "  after SFT" if "completions" in summary else "  random actions"
+        rows.append((name, show_number(reference.get("random_return_mean"))))
         fraction = recovered_fraction(summary)
         if fraction is not None:
             rows.append(("  (run - random) / (true - random)", f"{fraction:.2f}"))
@@ -366,13 +374,12 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
             ("labels used", show_number(summary.get("n_labels"))),
             ("held-out accuracy", show_number(summary.get("reward_accuracy_heldout"), 3)),
         ]
-    rows.append(
-        (
-            "env steps",
-            f"{show_number(summary.get('env_steps'))} training, "
-            f"{show_number(summary.get('eval_steps'))} evaluation",
-        )
-    )
+    if finite(summary.get("win_rate")) is not None:
+        low, high = (show_number(summary.get(f"win_rate_{end}"), 2) for end in ("low", "high"))
+        text = f"{show_number(summary['win_rate'], 2)} ({low} to {high}), by the true reward"
+        rows.append(("win rate against SFT", text))
+        rows.append(("KL from it", f"{show_number(summary.get('kl_to_ref'))} nats per completion"))
+    rows.append(_spent(summary))
     rows.append(("wall time", show_seconds(summary.get("seconds_total"))))
     parts = seconds_by_part(summary.get("seconds") or {})
     whole = finite(summary.get("seconds_total")) or sum(seconds for _, seconds in parts)

@@ -135,6 +135,10 @@ class Agent(Protocol):
         """Env steps (or completions) taken so far, warm-up included, evaluation not."""
 
     @property
+    def counts(self) -> Literal["env_steps", "completions"]:
+        """What its steps are, as the figures of a run name them."""
+
+    @property
     def steps_unit(self) -> int:
         """A budget is a whole multiple of this: whole rollouts and, where they fit, episodes."""
 

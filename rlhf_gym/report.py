@@ -29,6 +29,7 @@ from rlhf_gym.progress import (
 )
 from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds
 from rlhf_gym.runs import Run
+from rlhf_gym.text_figures import sample_rows
 
 __all__ = ["write_report"]
 
@@ -36,6 +37,7 @@ _DPI = 160
 _SECTIONS = (
     ("returns", "Does it do the task?"),
     ("reward", "Is the learned reward right?"),
+    ("text", "What does it write?"),
     ("cost", "What did it take?"),
 )
 
@@ -84,6 +86,7 @@ def write_report(run_folder: Path) -> Path:
                 for section, name in _SECTIONS
             ],
             "images": images,
+            "samples": sample_rows(summary),
             "rounds": _rounds_table(metrics),
             "config": config_text,
             "provenance": json.dumps(provenance, indent=2, ensure_ascii=False),
@@ -192,17 +195,28 @@ def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
     found = (finite(value) for value in summary.get("evaluation_returns") or [])
     returns = [value for value in found if value is not None]
     rows: list[tuple[str, object]] = [
-        ("True return of random actions", reference.get("random_return_mean")),
+        (
+            "True return after SFT"
+            if "completions" in summary
+            else "True return of random actions",
+            reference.get("random_return_mean"),
+        ),
         ("True return of the agent on the true reward", reference.get("true_reward_return_mean")),
         ("Worst evaluation episode (true return)", min(returns, default=None)),
         ("Best evaluation episode (true return)", max(returns, default=None)),
-        ("Env steps spent on evaluation", summary.get("eval_steps")),
+        (
+            "Env steps spent on evaluation",
+            None if "completions" in summary else summary.get("eval_steps"),
+        ),
+        ("Win rate against the model after SFT, by the true reward", summary.get("win_rate")),
+        ("  its 95 % interval, from", summary.get("win_rate_low")),
+        ("  to", summary.get("win_rate_high")),
+        ("KL from the model after SFT (nats per completion)", summary.get("kl_to_ref")),
     ]
     if learned:
         rows += [
             ("Learned return", summary.get("learned_return_mean")),
             ("Correlation with the true reward", summary.get("reward_correlation")),
-            ("KL from the reference model (nats per completion)", summary.get("kl_to_ref")),
         ]
     facts = [(name, show_number(value)) for name, value in rows if finite(value) is not None]
     if reference.get("source"):

@@ -1,29 +1,38 @@
 """The figures of a run, drawn from its metrics and summary.
 
 Each function returns a matplotlib figure, or None where the run has nothing to show. Only the
-object-oriented interface is used: no display is needed and no global state is left behind. The
-colours are Okabe and Ito's, which colour-blind readers can tell apart.
+object-oriented interface is used: no display is needed and no global state is left behind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from rlhf_gym.progress import finite, seconds_by_part, show_number, show_seconds
+from rlhf_gym.report_panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    Metrics,
+    Panel,
+    line,
+    series,
+    step_axis,
+    steps_of,
+)
+from rlhf_gym.text_figures import is_text, text_panels
 
 __all__ = ["Panel", "draw_panels", "is_learned", "run_seconds"]
 
-Metrics = Sequence[Mapping[str, Any]]
-
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5A5A5A"
 _STYLE: Any = {  # matplotlib types its keys one by one
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -39,20 +48,6 @@ _STYLE: Any = {  # matplotlib types its keys one by one
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
 }
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One figure of the report."""
-
-    name: str
-    """The file's name without its ending."""
-    section: str
-    """The report's section that shows it."""
-    title: str
-    caption: str
-    """What is seen and how to read it, in a sentence or two."""
-    figure: Figure
 
 
 def draw_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel]:
@@ -74,6 +69,8 @@ def draw_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel]:
                 _correlation(metrics),
                 _labels(metrics),
             ]
+        if is_text(metrics):
+            panels += text_panels(metrics, summary)
         panels.append(_time(metrics, summary))
     return [panel for panel in panels if panel is not None]
 
@@ -98,48 +95,20 @@ def run_seconds(metrics: Metrics, summary: Mapping[str, Any]) -> dict[str, float
     return totals
 
 
-def _series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one key; rounds without a value are left out."""
-    points = [(_steps(row), finite(row.get(key))) for row in metrics]
-    kept = [(x, y) for x, y in points if x is not None and y is not None]
-    return [x for x, _ in kept], [y for _, y in kept]
-
-
-def _steps(row: Mapping[str, Any]) -> float | None:
-    return finite(row.get("env_steps", row.get("completions")))
-
-
-def _step_axis(ax: Axes, metrics: Metrics) -> None:
-    """To be called once everything is drawn: a limit set before would stop the axis growing."""
-    text = bool(metrics) and "completions" in metrics[0]
-    ax.set_xlabel("completions" if text else "env steps (evaluation not counted)")
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set_xlim(left=0)
-
-
-def _line(
-    ax: Axes, metrics: Metrics, key: str, colour: str, label: str, marker: str
-) -> list[float]:
-    """Draw one key over the steps; returns its values, none where no round has any."""
-    x, y = _series(metrics, key)
-    ax.plot(x, y, color=colour, label=label, marker=marker)
-    return y
-
-
 def _returns(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
-    if not _series(metrics, "true_return_mean")[0]:
+    if not series(metrics, "true_return_mean")[0]:
         return None
     learned = is_learned(metrics, summary)
     figure = Figure(figsize=(7.6, 5.4 if learned else 3.6), layout="constrained")
     if learned:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
-        _line(bottom, metrics, "learned_return_mean", _ORANGE, "", "s")
+        line(bottom, metrics, "learned_return_mean", ORANGE, "", "s")
         bottom.set_title("Learned return: what the agent maximises")
         bottom.set_ylabel("per episode")
     else:
         top = bottom = figure.subplots()
     _true_return(top, metrics, summary)
-    _step_axis(bottom, metrics)
+    step_axis(bottom, metrics)
     caption = (
         "Evaluation episodes after each round, by the task's own reward, which the agent "
         f"{'never sees' if learned else 'is trained on'}. Band: one standard deviation over the "
@@ -154,22 +123,22 @@ def _returns(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
 
 
 def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None:
-    _line(ax, metrics, "true_return_mean", _BLUE, "this run", "o")
+    line(ax, metrics, "true_return_mean", BLUE, "this run", "o")
     spread = [
         (x, mean - std, mean + std)
         for row in metrics
-        if (x := _steps(row)) is not None
+        if (x := steps_of(row)) is not None
         and (mean := finite(row.get("true_return_mean"))) is not None
         and (std := finite(row.get("true_return_std"))) is not None
     ]
     steps, low, high = ([point[i] for point in spread] for i in range(3))
-    ax.fill_between(steps, low, high, color=_BLUE, alpha=0.18, linewidth=0)
+    ax.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0)
     for key in ("true_return_min", "true_return_max"):
-        ax.plot(*_series(metrics, key), color=_BLUE, linewidth=0.7, alpha=0.7)
+        ax.plot(*series(metrics, key), color=BLUE, linewidth=0.7, alpha=0.7)
     reference = summary.get("reference") or {}
     lines = (
-        ("true_reward_return_mean", _GREEN, "--", "agent on the true reward, same budget"),
-        ("random_return_mean", _GREY, ":", "random actions"),
+        ("true_reward_return_mean", GREEN, "--", "agent on the true reward, same budget"),
+        ("random_return_mean", GREY, ":", "after SFT" if is_text(metrics) else "random actions"),
     )
     for key, colour, style, label in lines:
         value = finite(reference.get(key))
@@ -184,8 +153,8 @@ def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None
 def _accuracy(metrics: Metrics) -> Panel | None:
     figure = Figure(figsize=(5.6, 3.7), layout="constrained")
     ax = figure.subplots()
-    train = _line(ax, metrics, "reward_accuracy_train", _GREY, "answers fitted to", "s")
-    held_out = _line(ax, metrics, "reward_accuracy_heldout", _BLUE, "held-out answers", "o")
+    train = line(ax, metrics, "reward_accuracy_train", GREY, "answers fitted to", "s")
+    held_out = line(ax, metrics, "reward_accuracy_heldout", BLUE, "held-out answers", "o")
     if not (train or held_out):
         return None
     ax.axhline(0.5, color="black", linestyle=":", linewidth=1.2)
@@ -193,7 +162,7 @@ def _accuracy(metrics: Metrics) -> Panel | None:
     ax.set_ylim(max(min(0.5, *train, *held_out) - 0.05, 0.0), 1.02)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_ylabel("answers predicted")
-    _step_axis(ax, metrics)
+    step_axis(ax, metrics)
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.12))  # clear of the line at 50 %
     caption = (
         "How many answers the reward model predicts; ties do not count. A wide gap between the "
@@ -225,10 +194,10 @@ def _calibration(summary: Mapping[str, Any]) -> Panel | None:
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
     for p, q, n in bins:
         low, high = _wilson(q, n)
-        ax.plot([p, p], [low, high], color=_BLUE, linewidth=1.4, alpha=0.6)
-        ax.annotate(f"{n:.0f}", (p, -0.11), fontsize=8, color=_GREY, ha="center")
+        ax.plot([p, p], [low, high], color=BLUE, linewidth=1.4, alpha=0.6)
+        ax.annotate(f"{n:.0f}", (p, -0.11), fontsize=8, color=GREY, ha="center")
     x, y = [p for p, _, _ in bins], [q for _, q, _ in bins]
-    ax.plot(x, y, "o", color=_BLUE)
+    ax.plot(x, y, "o", color=BLUE)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.14, 1.02), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -244,13 +213,13 @@ def _calibration(summary: Mapping[str, Any]) -> Panel | None:
 def _correlation(metrics: Metrics) -> Panel | None:
     figure = Figure(figsize=(5.6, 3.7), layout="constrained")
     ax = figure.subplots()
-    values = _line(ax, metrics, "reward_correlation", _PURPLE, "", "o")
+    values = line(ax, metrics, "reward_correlation", PURPLE, "", "o")
     if not values:
         return None
     ax.set_ylim(max(min(0.0, *values) * 1.1, -1.02), 1.02)
     ax.axhline(0.0, color="black", linestyle=":", linewidth=1.2)
     ax.set_ylabel("correlation, clip returns")
-    _step_axis(ax, metrics)
+    step_axis(ax, metrics)
     caption = (
         "Correlation between learned and true return of clips that the model was not fitted to. "
         "Known only because this task has a true reward."
@@ -259,17 +228,17 @@ def _correlation(metrics: Metrics) -> Panel | None:
 
 
 def _labels(metrics: Metrics) -> Panel | None:
-    x, y = _series(metrics, "n_labels")
+    x, y = series(metrics, "n_labels")
     if not x or max(y) <= 0:
         return None
     figure = Figure(figsize=(5.6, 3.7), layout="constrained")
     ax = figure.subplots()
-    ax.step([0, *x], [0, *y], where="post", color=_GREEN)
-    ax.plot(x, y, "o", color=_GREEN)
+    ax.step([0, *x], [0, *y], where="post", color=GREEN)
+    ax.plot(x, y, "o", color=GREEN)
     ax.annotate(f"{y[-1]:,.0f}", (x[-1], y[-1]), (0, 6), textcoords="offset points", ha="center")
     ax.set_ylim(0, max(y) * 1.12)
     ax.set_ylabel("answers, cumulative")
-    _step_axis(ax, metrics)
+    step_axis(ax, metrics)
     caption = "Answers used for fitting by the end of each round."
     return Panel("labels", "reward", "Labels", caption, figure)
 
@@ -281,7 +250,7 @@ def _time(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
     total = sum(seconds for _, seconds in parts)
     figure = Figure(figsize=(7.6, 3.0), layout="constrained")
     ax = figure.subplots()
-    bars = ax.barh([name for name, _ in parts], [s for _, s in parts], color=_BLUE, height=0.65)
+    bars = ax.barh([name for name, _ in parts], [s for _, s in parts], color=BLUE, height=0.65)
     texts = [f"{show_seconds(s)} ({s / total:.0%})" for _, s in parts]
     ax.bar_label(bars, texts, padding=4, fontsize=9)
     ax.set_xlim(0, max(s for _, s in parts) * 1.32)

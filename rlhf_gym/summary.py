@@ -38,7 +38,7 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         "seed": config.seed,
         "reward": config.reward,
         "n_rounds": len(metrics),
-        "env_steps": parts.agent.n_steps_done,
+        parts.agent.counts: parts.agent.n_steps_done,
         "eval_steps": sum(len(t) for t in episodes) + sum(m["eval_steps"] for m in metrics),
         # People may answer on after the last fit: what counts is what was trained on.
         "n_labels": _last(metrics, "n_labels") or 0,
@@ -55,12 +55,25 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         own = config.reward_model != "ensemble"
         summary["calibration"] = {"bins": []} if own else _calibration(config, parts)
         summary["reward_accuracy_heldout"] = _last(metrics, "reward_accuracy_heldout")
+    if parts.agent.counts == "completions":
+        summary |= _text_figures(parts.agent, n_episodes, metrics, stream(config.seed, "compared"))
     seconds = _seconds(metrics)
     seconds["setup"] = seconds_setup
     seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - started
     summary["seconds"] = seconds
     summary["seconds_total"] = sum(seconds.values())
     write_json(run.summary_path, summary)
+
+
+def _text_figures(
+    agent: Any, n: int, metrics: list[dict[str, Any]], seed: np.random.SeedSequence
+) -> dict[str, Any]:
+    """What a text run is judged by beside its return, where the agent can say."""
+    keys = ("kl_to_ref", "length", "distinct_2")
+    figures = {key: _last(metrics, key) for key in keys}
+    if hasattr(agent, "compare"):
+        figures |= agent.compare(n, seed)
+    return figures
 
 
 def _calibration(config: TrainConfig, parts: Parts) -> dict[str, Any]:

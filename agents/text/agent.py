@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from rlhf_gym.language.reference import ReferenceModel, reference_of
 from rlhf_gym.language.sampler import sample_completions
 from rlhf_gym.protocols import Signal
 from rlhf_gym.seeding import torch_seed
-from rlhf_gym.text_clips import text_clip
+from rlhf_gym.text_clips import symbols_text, text_clip
 
 __all__ = ["TextAgent", "text_task_of"]
 
+_N_SAMPLES = 8
 _PER_PROMPT = 2
 _CLIPS_PER_LABEL = 3  # two are asked about; the rest replaces completions that came out alike
 _CANDIDATES_PER_LABEL = 20  # what the loop asks for, to choose two from
@@ -107,6 +108,11 @@ class TextAgent:
         return lm, text_task_of(self.env_id, kwargs)
 
     # --- what the loop asks ------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Literal["env_steps", "completions"]:
+        """Completions."""
+        return "completions"
 
     @property
     def steps_unit(self) -> int:
@@ -190,6 +196,35 @@ class TextAgent:
             )
             for clip in self._completions(rows, generator, lm)
         ]
+
+    def compare(self, n: int, seed: np.random.SeedSequence) -> dict[str, Any]:
+        """The policy beside the reference, on the same prompts.
+
+        Args:
+            n: Prompts, drawn by the seed; each model completes each once.
+            seed: Draws the completions as well.
+
+        Returns:
+            `win_rate` by the true reward (a tie is half a win) with its 95 % interval over prompts
+            `win_rate_low` and `win_rate_high`, and up to 8 `samples` of `prompt`, `before`,
+            `after`, `true_before` and `true_after`.
+        """
+        before, after = self.evaluate(n, seed, random=True), self.evaluate(n, seed)
+        gaps = np.array([a.true_return - b.true_return for a, b in zip(after, before, strict=True)])
+        wins = 0.5 + 0.5 * np.sign(gaps)
+        half = 1.96 * float(wins.std(ddof=1)) / np.sqrt(n) if n > 1 else 1.0
+        rate = float(wins.mean())
+        samples = []
+        for one, two in zip(before[:_N_SAMPLES], after[:_N_SAMPLES], strict=True):
+            (prompt, old, _), (_, new, _) = symbols_text(one.actions), symbols_text(two.actions)
+            returns = {"true_before": one.true_return, "true_after": two.true_return}
+            samples.append({"prompt": prompt, "before": old, "after": new, **returns})
+        return {
+            "win_rate": rate,
+            "win_rate_low": max(rate - half, 0.0),
+            "win_rate_high": min(rate + half, 1.0),
+            "samples": samples,
+        }
 
     # --- samples -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlhf_gym import training
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.offline import evaluate_run, fit_run
+from rlhf_gym.report import write_report
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import clip_text
 from rlhf_gym.train_config import TrainConfig
@@ -57,7 +59,9 @@ def finished(tmp_path_factory) -> Run:
 
 def test_budgets_are_exact_and_the_text_figures_are_on_file(finished: Run) -> None:
     summary, metrics = json.loads(finished.summary_path.read_text()), finished.metrics()
-    assert (summary["env_steps"], summary["n_labels"], len(metrics)) == (96, 24, 3)
+    assert (summary["completions"], summary["n_labels"], len(metrics)) == (96, 24, 3)
+    assert summary["win_rate_low"] <= summary["win_rate"] <= summary["win_rate_high"]
+    assert len(summary["samples"]) == 8
     for row in metrics:
         for key in ("kl_to_ref", "entropy", "length", "distinct_2", "true_return_mean"):
             assert math.isfinite(row[key]), key
@@ -117,6 +121,15 @@ def test_the_true_reward_is_the_yardstick_on_texts_too(tmp_path: Path) -> None:
     run = training.train(with_(reward="true"), tmp_path / "true", quiet=True)
     with PreferenceStore(run.store_folder) as store:
         assert store.counts()["n_queries"] == 0
+
+
+def test_the_report_shows_the_frontier_and_samples(finished: Run) -> None:
+    page = write_report(finished.folder).read_text()
+    sample = json.loads(finished.summary_path.read_text())["samples"][0]
+    for text in ("True reward against KL", "Length and variety", "after SFT", "completions"):
+        assert text in page
+    assert html.escape(sample["prompt"]) in page and html.escape(sample["after"]) in page
+    assert "random actions" not in page and "env steps" not in page
 
 
 def test_evaluate_and_fit_read_a_finished_run(finished: Run) -> None:
