@@ -1,12 +1,13 @@
 """Do PPO, DPO and IPO find the optimum? On a task whose every completion can be written down.
 
 The task is `rlhf_gym/Enumerable-v0` (364 completions); the reference is the uniform policy. For
-each seed a tiny llama (32 wide, 1 layer) is trained from scratch, and its probability of all
+each seed a tiny llama (32 wide, 2 layers) is trained from scratch, and its probability of all
 completions is compared with the optimum that `rlhf_gym.envs.text.exact` computes:
 
 - PPO at beta 0.5 and 0.25, KL in the reward: KL(pi || pi*), and J* - J = beta KL(pi || pi*).
 - PPO without a KL term, which must miss the optimum of beta 0.5.
-- DPO on all 66,066 pairs with soft labels, and on 20,000 drawn pairs with hard labels:
+- DPO on all 66,066 pairs with soft labels, and on 20,000 pairs of the reference's completions with hard
+  labels:
   KL(pi* || pi), total variation, and the largest error of the implicit reward.
 - IPO on all pairs with soft labels, against its own closed form, which is not pi*.
 
@@ -110,7 +111,7 @@ class Toy:
     def model(self, seed: int) -> LanguageModel:
         """A policy with random weights."""
         return LanguageModel.tiny(
-            self.task.tokenizer, n_layers=1, d_model=32, n_heads=2, max_length=16, seed=seed
+            self.task.tokenizer, n_layers=2, d_model=32, n_heads=2, max_length=16, seed=seed
         )
 
     @torch.no_grad()
@@ -130,11 +131,10 @@ class Toy:
         return self._pairs(i, j, self.better[i, j])
 
     def sampled_pairs(self, seed: int) -> CompletionPairs:
-        """Uniformly drawn pairs with one Bradley-Terry answer each."""
+        """Pairs of the reference's own completions, unequal, with one Bradley-Terry answer each."""
         rng = np.random.default_rng(seed)
-        i, j = np.triu_indices(len(self.all), 1)
-        drawn = rng.integers(len(i), size=N_HARD)
-        i, j = i[drawn], j[drawn]
+        drawn = rng.choice(len(self.all), (2, 2 * N_HARD), p=np.exp(self.all.log_reference))
+        i, j = drawn[:, drawn[0] != drawn[1]][:, :N_HARD]
         return self._pairs(i, j, (rng.random(N_HARD) < self.better[i, j]).astype(float))
 
     def _pairs(self, i: Array, j: Array, prob: Array) -> CompletionPairs:
