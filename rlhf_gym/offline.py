@@ -11,10 +11,11 @@ import torch
 
 from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.make import make_env
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
+from rlhf_gym.text_clips import symbols_text
 from rlhf_gym.train_config import TrainConfig
 from rlhf_gym.training import Prepared, build_agent, build_reward_model, prepare
 
@@ -89,20 +90,50 @@ def evaluate_run(folder: Path, n_episodes: int, seed: int) -> dict[str, Any]:
 
 
 def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
-    """Show the trained agent in a window, or film it into an .mp4 or .gif."""
+    """Show the trained agent in a window, or film it; print the completions of a language model.
+
+    Raises:
+        MissingDependencyError: a MuJoCo env, and no renderer works here.
+        ConfigError: a video of texts.
+    """
     from rlhf_gym.gl import choose_gl
     from rlhf_gym.watch import watch_policy
 
-    choose_gl()
-    agent = load_agent(folder)
-    config = from_yaml(TrainConfig, Run.open(folder).config_path)
+    prepared = _open(folder).prepared
+    if prepared.is_text:
+        _print_texts(folder, video, n_episodes, seed)
+        return
+    missing: MissingDependencyError | None = None
+    try:
+        choose_gl()  # before any env is made: MuJoCo reads the choice when it is imported
+    except MissingDependencyError as error:
+        missing = error  # no matter, if the env draws itself
+    config, agent = prepared.config, load_agent(folder)
     mode = "human" if video is None else "rgb_array"
     env = make_env(config.env, render_mode=mode, env_kwargs=config.make_env_kwargs())
     try:
+        if missing is not None and _is_mujoco(env):
+            raise missing
         watch_policy(env, lambda obs: agent.act(obs[None])[0], n_episodes, video, seed=seed)
     finally:
         env.close()
         agent.close()
+
+
+def _is_mujoco(env: Any) -> bool:
+    from rlhf_gym.envs.fast_renderer import has_mujoco_model  # imports mujoco
+
+    return has_mujoco_model(env)
+
+
+def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
+    if video is not None:
+        raise ConfigError("`--video` films robots; leave it away to read completions.")
+    agent = load_agent(folder)
+    for episode in agent.evaluate(n_episodes, stream(seed, "watch")):
+        prompt, completion, ended = symbols_text(episode.actions)
+        cut = "" if ended else " ..."
+        print(f"{prompt} | {completion}{cut}  (TRUE reward {episode.true_return:.3g})")
 
 
 def export_run(folder: Path, sb3: Path) -> list[Path]:

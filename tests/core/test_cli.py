@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_gym.cli import main
+from rlhf_gym.errors import MissingDependencyError
 
 SMALL = [
     "--env", "rlhf_gym/PointMass-v0", "--labels", "20", "--steps", "1600", "--rounds", "2",
@@ -113,3 +114,14 @@ def test_ctrl_c_says_how_to_resume_this_run(monkeypatch, capsys, tmp_path) -> No
     assert f"rlhf-gym train --resume {tmp_path / 'run'}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path / "run")])  # the interrupt comes again
+
+
+def test_an_env_that_draws_itself_is_filmed_without_opengl(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nothing_works(**_: object) -> None:
+        raise MissingDependencyError("no renderer works")
+
+    monkeypatch.setattr("rlhf_gym.gl.choose_gl", nothing_works)
+    main(["watch", str(run_folder), "--video", str(tmp_path / "a.gif")])
+    assert (tmp_path / "a.gif").stat().st_size > 0

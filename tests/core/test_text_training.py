@@ -14,7 +14,7 @@ import pytest
 from rlhf_gym import training
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.offline import evaluate_run, fit_run
+from rlhf_gym.offline import evaluate_run, fit_run, watch_run
 from rlhf_gym.report import write_report
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import clip_text
@@ -136,6 +136,14 @@ def test_evaluate_and_fit_read_a_finished_run(finished: Run) -> None:
     figures = evaluate_run(finished.folder, 8, seed=1)
     assert len(figures["returns"]) == 8 and all(-1 <= r <= 1 for r in figures["returns"])
     assert fit_run(finished.folder, "cpu", None)["n_train"] > 0
+
+
+def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys) -> None:
+    watch_run(finished.folder, None, 3, seed=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(" | " in line and "TRUE reward" in line for line in lines)
+    with pytest.raises(ConfigError, match="films robots"):
+        watch_run(finished.folder, tmp_path / "a.gif", 1, seed=0)
 
 
 @pytest.mark.parametrize(
