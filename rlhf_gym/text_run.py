@@ -27,6 +27,7 @@ from rlhf_gym.train_config import TrainConfig
 
 __all__ = ["build_text_agent", "build_text_reward_model", "prepare_text"]
 
+_EVALUATED, _FINALLY_EVALUATED = 64, 256  # a completion costs nothing beside an episode
 _DIRECT = ("dpo",)
 """Algorithms that learn from the preferences themselves and need no reward model."""
 
@@ -34,6 +35,11 @@ _DIRECT = ("dpo",)
 def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
     """Resolve everything that depends on a text env, and refuse what cannot work."""
     settings = load_text_settings(config.env, config.hyperparameters)
+    config = dataclasses.replace(
+        config,
+        eval_episodes=max(config.eval_episodes, _EVALUATED),
+        final_episodes=max(config.final_episodes, _FINALLY_EVALUATED),
+    )
     plan = _plan(config, settings)
     resolved = dataclasses.replace(
         config,
