@@ -24,7 +24,7 @@ python benchmarks/store.py
 for script in rendering viewer labelling labelling_kills sitting; do
     python "benchmarks/$script.py"
 done
-for script in text_exact text_sft text_reward text_sampling text_views; do
+for script in text_exact text_loop text_tasks text_sft text_reward text_sampling text_views; do
     python "benchmarks/$script.py"
 done
 # Real data of other people, where it is at hand (see README.md).
