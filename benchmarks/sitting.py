@@ -1,7 +1,7 @@
 """A whole sitting: train with a person who answers by key in a window, then replay the answers.
 
 `rlhf-gym train --teacher human` runs in one process. Here the window draws the clips (SDL's dummy
-driver, or a virtual display with --xvfb), and a scripted labeller presses real keys in it: the
+driver, unless SDL_VIDEODRIVER says otherwise), and a scripted labeller presses real keys in it: the
 side with the higher true return, after a pause. Then `--teacher replay` repeats the run.
 
     python benchmarks/sitting.py                        700 answers on HalfCheetah, no pause

@@ -8,6 +8,7 @@ measure on, the figure is NaN, without a warning.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
@@ -22,10 +23,23 @@ __all__ = [
     "calibration_table",
     "correlation",
     "expected_calibration_error",
+    "fit_figures",
     "log_loss",
 ]
 
 _Floats = npt.NDArray[np.float64]
+
+
+class FitFigures(TypedDict):
+    """How well a fit predicts answers, under the names of `FitReport`; NaN without any answer."""
+
+    n_train: int
+    n_heldout: int
+    loss_train: float
+    loss_heldout: float
+    accuracy_train: float
+    accuracy_heldout: float
+    calibration_error: float
 
 
 class CalibrationBin(TypedDict):
@@ -210,3 +224,29 @@ def _unit_vector(values: _Floats) -> _Floats:
     values = values - values.mean()
     length = float(np.linalg.norm(values))
     return values / length if length > 0.0 else np.full_like(values, np.nan)
+
+
+def fit_figures(prob_pred: Array, label_probs: Array, heldout: Array, noise: float) -> FitFigures:
+    """The figures of a fit over the answers it trained on and over those it did not.
+
+    Args:
+        prob_pred: (N,) predicted P(first preferred) by the rewards alone.
+        label_probs: (N,) answers.
+        heldout: (N,) bool, True for answers that no weight was trained on.
+        noise: the share of answers taken to be uniformly random, in [0, 1).
+    """
+    predicted = prob_pred * (1 - noise) + noise / 2
+    train = ~heldout
+
+    def figure(function: Callable[[Array, Array], float], part: Array) -> float:
+        return function(predicted[part], label_probs[part]) if part.any() else float("nan")
+
+    return FitFigures(
+        n_train=int(train.sum()),
+        n_heldout=int(heldout.sum()),
+        loss_train=figure(log_loss, train),
+        loss_heldout=figure(log_loss, heldout),
+        accuracy_train=figure(accuracy, train),
+        accuracy_heldout=figure(accuracy, heldout),
+        calibration_error=figure(expected_calibration_error, heldout),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from rlhf_gym.data import Array, Clip, Preference, RewardBatch
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.encoding import StepEncoder
-from rlhf_gym.feedback.metrics import accuracy, expected_calibration_error, log_loss
+from rlhf_gym.feedback.metrics import fit_figures
 from rlhf_gym.feedback.reward_nets import StackedMLP
 from rlhf_gym.feedback.reward_training import (
     PREFERENCES_AT_ONCE,
@@ -164,24 +164,11 @@ class EnsembleRewardModel:
         logits = [
             pair_logits(self.net, data, part) for part in torch.split(rows, PREFERENCES_AT_ONCE)
         ]
-        noise = self.settings.fit.noise
-        prob = torch.sigmoid(torch.cat(logits, dim=1).double()).mean(0)  # (N,)
-        predicted = (prob * (1 - noise) + noise / 2).cpu().numpy()
+        predicted = torch.sigmoid(torch.cat(logits, dim=1).double()).mean(0).cpu().numpy()  # (N,)
         answers = data.probs.double().cpu().numpy()
-        train = ~heldout
-
-        def figure(function: Callable[[Array, Array], float], part: Array) -> float:
-            return function(predicted[part], answers[part]) if part.any() else float("nan")
-
         return FitReport(
-            n_train=int(train.sum()),
-            n_heldout=int(heldout.sum()),
+            **fit_figures(predicted, answers, heldout, self.settings.fit.noise),
             n_epochs=outcome.n_epochs,
-            loss_train=figure(log_loss, train),
-            loss_heldout=figure(log_loss, heldout),
-            accuracy_train=figure(accuracy, train),
-            accuracy_heldout=figure(accuracy, heldout),
-            calibration_error=figure(expected_calibration_error, heldout),
             weight_decay=outcome.weight_decay,
             seconds=seconds,
         )

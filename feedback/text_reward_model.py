@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from rlhf_gym.data import Array, Clip, Preference, RewardBatch
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
-from rlhf_gym.feedback.metrics import accuracy, correlation, expected_calibration_error, log_loss
+from rlhf_gym.feedback.metrics import correlation, fit_figures
 from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
 from rlhf_gym.feedback.text_data import (
     PairTable,
@@ -318,23 +318,11 @@ class TextRewardModel:
     ) -> TextFitReport:
         pairs = torch.as_tensor(table.pairs, device=scores.device)
         difference = (scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]]).double()  # (E, N)
-        noise = self.settings.noise
-        predicted = (torch.sigmoid(difference).mean(0) * (1 - noise) + noise / 2).cpu().numpy()
+        predicted = torch.sigmoid(difference).mean(0).cpu().numpy()  # (N,)
         answers = table.probs.astype(np.float64)
-        train = ~heldout
-
-        def figure(function: Callable[[Array, Array], float], part: Array) -> float:
-            return function(predicted[part], answers[part]) if part.any() else float("nan")
-
         return TextFitReport(
-            n_train=int(train.sum()),
-            n_heldout=int(heldout.sum()),
+            **fit_figures(predicted, answers, heldout, self.settings.noise),
             n_epochs=outcome.n_epochs,
-            loss_train=figure(log_loss, train),
-            loss_heldout=figure(log_loss, heldout),
-            accuracy_train=figure(accuracy, train),
-            accuracy_heldout=figure(accuracy, heldout),
-            calibration_error=figure(expected_calibration_error, heldout),
             weight_decay=self.settings.weight_decay,
             seconds=seconds,
             n_texts=len(table.texts),

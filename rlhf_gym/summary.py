@@ -51,8 +51,8 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         rng = generator(config.seed, "final clips")
         fresh = parts.agent.clips(_FRESH_CLIPS, config.clip_length, rng)
         summary["reward_correlation"] = reward_correlation(fresh, model)
-        # Which answers an own model held out is not known.
-        own = config.reward_model != "ensemble"
+        # Which answers another model held out is not known; that of texts holds out by prompt.
+        own = config.reward_model != "ensemble" or parts.agent.counts == "completions"
         summary["calibration"] = {"bins": []} if own else _calibration(config, parts)
         summary["reward_accuracy_heldout"] = _last(metrics, "reward_accuracy_heldout")
     if parts.agent.counts == "completions":
