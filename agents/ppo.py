@@ -130,6 +130,11 @@ class PPOAgent:
         return "env_steps"
 
     @property
+    def clips_per_query(self) -> int:
+        """Twenty, for ten candidate pairs (Christiano et al. 2017, 2.2.4)."""
+        return 20
+
+    @property
     def steps_unit(self) -> int:
         """Env steps of whole rollouts and, where they fit, of whole episodes."""
         return self.settings.steps_unit(self.info.horizon)

@@ -26,7 +26,6 @@ from rlhf_gym.seeding import generator, stream
 
 __all__ = ["Parts", "Plan", "RoundObserver", "run_rounds"]
 
-_CANDIDATES_PER_LABEL = 20  # clips to choose two from: ten candidate pairs (Christiano 2.2.4)
 _FRESH_CLIPS = 200
 
 
@@ -172,7 +171,7 @@ def _ask(parts: Parts, plan: Plan, round_: int) -> None:
     """Post this round's queries."""
     n_queries = plan.labels[round_] // plan.answers_per_query
     rng = generator(plan.seed, "queries", round_)
-    clips = parts.agent.clips(n_queries * _CANDIDATES_PER_LABEL, plan.clip_length, rng)
+    clips = parts.agent.clips(n_queries * parts.agent.clips_per_query, plan.clip_length, rng)
     full = {clip.id: clip for clip in clips}
     blind = [clip.without_true_rewards() for clip in full.values()]
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.

@@ -139,6 +139,10 @@ class Agent(Protocol):
         """What its steps are, as the figures of a run name them."""
 
     @property
+    def clips_per_query(self) -> int:
+        """Clips to choose a question's two from, at least 2."""
+
+    @property
     def steps_unit(self) -> int:
         """A budget is a whole multiple of this: whole rollouts and, where they fit, episodes."""
 

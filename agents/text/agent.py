@@ -30,8 +30,6 @@ __all__ = ["TextAgent", "text_task_of"]
 
 _N_SAMPLES = 8
 _PER_PROMPT = 2
-_CLIPS_PER_LABEL = 3  # two are asked about; the rest replaces completions that came out alike
-_CANDIDATES_PER_LABEL = 20  # what the loop asks for, to choose two from
 
 
 def text_task_of(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> TextTask:
@@ -115,6 +113,11 @@ class TextAgent:
         return "completions"
 
     @property
+    def clips_per_query(self) -> int:
+        """Three: one more than is asked about, for completions of a prompt that come out alike."""
+        return 3
+
+    @property
     def steps_unit(self) -> int:
         """Completions of one rollout."""
         return self.settings.ppo.batch_size
@@ -157,13 +160,12 @@ class TextAgent:
         """Distinct completions of the present policy, several of each prompt, with true rewards.
 
         Args:
-            n: Fewer come where the loop asks for candidates to choose from: three per question,
-                so that pairs are left when completions of one prompt come out alike.
+            n: At most so many, and 4 at least; fewer where completions come out alike.
             length: Not used: a clip is a whole completion.
             rng: Draws prompts and completions.
         """
-        n_wanted = max(n * _CLIPS_PER_LABEL // _CANDIDATES_PER_LABEL, 4)
-        rows = rng.integers(len(self.task), size=-(-n_wanted // _PER_PROMPT)).repeat(_PER_PROMPT)
+        n_prompts = -(-max(n, 4) // _PER_PROMPT)
+        rows = rng.integers(len(self.task), size=n_prompts).repeat(_PER_PROMPT)
         generator = torch.Generator(device=self.lm.device).manual_seed(int(rng.integers(2**62)))
         return list(dict.fromkeys(self._completions(rows, generator)))
 
