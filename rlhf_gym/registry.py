@@ -16,10 +16,10 @@ from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameErro
 __all__ = ["load_object", "names", "resolve"]
 
 _BUILTIN: dict[str, dict[str, str]] = {
-    "agent": {
-        "ppo": "rlhf_gym.agents.ppo:PPOAgent",
-        "text-dpo": "rlhf_gym.agents.text.dpo_agent:TextDPOAgent",
-        "text-ppo": "rlhf_gym.agents.text.ppo_agent:TextPPOAgent",
+    "agent": {"ppo": "rlhf_gym.agents.ppo:PPOAgent"},
+    "text_agent": {
+        "dpo": "rlhf_gym.agents.text.dpo_agent:TextDPOAgent",
+        "ppo": "rlhf_gym.agents.text.ppo_agent:TextPPOAgent",
     },
     "teacher": {"synthetic": "rlhf_gym.feedback.teachers:SyntheticTeacher"},
     "acquisition": {
@@ -35,7 +35,7 @@ def names(group: str) -> tuple[str, ...]:
     """The short names of a group, sorted.
 
     Args:
-        group: "agent", "teacher", "acquisition" or "reward_model".
+        group: "agent", "text_agent", "teacher", "acquisition" or "reward_model".
 
     Raises:
         UnknownNameError: there is no such group.
@@ -50,7 +50,7 @@ def resolve(group: str, name: str) -> Any:
     """The part a name stands for: a short name of the group, or `module:attribute`.
 
     Args:
-        group: "agent", "teacher", "acquisition" or "reward_model".
+        group: "agent", "text_agent", "teacher", "acquisition" or "reward_model".
         name: For instance "ppo", or "my_pkg.teachers:Strict".
 
     Raises:

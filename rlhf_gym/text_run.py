@@ -21,7 +21,7 @@ from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.loop import Plan
 from rlhf_gym.prepared import Prepared
 from rlhf_gym.protocols import RewardModel, SpaceInfo
-from rlhf_gym.registry import names, resolve
+from rlhf_gym.registry import resolve
 from rlhf_gym.seeding import stream, torch_seed
 from rlhf_gym.train_config import TrainConfig
 
@@ -86,8 +86,7 @@ def build_text_agent(prepared: Prepared) -> Any:
         UnknownNameError: an algorithm that is neither `ppo`, `dpo` nor `module:attribute`.
     """
     config = prepared.config
-    name = f"text-{config.algo}" if f"text-{config.algo}" in names("agent") else config.algo
-    return resolve("agent", name)(
+    return resolve("text_agent", config.algo)(
         config.env,
         n_run_steps=config.steps,
         settings=prepared.settings,

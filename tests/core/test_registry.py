@@ -29,7 +29,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 def test_the_short_names_are_sorted() -> None:
     assert names("acquisition") == ("disagreement", "entropy", "uniform")
-    assert names("agent") == ("ppo", "text-dpo", "text-ppo")
+    assert names("agent") == ("ppo",)
+    assert names("text_agent") == ("dpo", "ppo")
     assert names("teacher") == ("synthetic",)
     assert names("reward_model") == ("ensemble",)
 

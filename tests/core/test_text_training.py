@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_gym import training
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, UnknownNameError
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.offline import evaluate_run, fit_run, watch_run
 from rlhf_gym.report import write_report
@@ -152,11 +152,12 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
     ("changes", "message"),
     [
         ({"steps": 8}, "`steps` is 8 completions, fewer than one rollout of 16"),
+        ({"algo": "dqo"}, "Did you mean 'dpo'.*Accepted: dpo, ppo, or your own"),
         ({"hyperparameters": {"ppo": {"batch": 4}}}, "unknown option `batch`"),
         ({"hyperparameters": {"n_sft_examples": -1}}, "`n_sft_examples` is -1"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tmp_path, changes, message) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
         training.train(with_(**changes), tmp_path / "never", quiet=True)
     assert not (tmp_path / "never").exists()
