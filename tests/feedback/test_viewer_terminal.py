@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -64,6 +65,8 @@ class Person(threading.Thread):
         super().__init__(daemon=True)
         self.master, self.script, self.seen, self.missed = master, script, "", ""
         self._has_left = threading.Event()
+        # A read may end in the middle of a character: its rest comes with the next one.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def run(self) -> None:
         for expected, keys in self.script:
@@ -82,7 +85,7 @@ class Person(threading.Thread):
 
     def look(self) -> None:
         if select.select([self.master], [], [], 0.05)[0]:
-            self.seen += os.read(self.master, 65536).decode(errors="replace")
+            self.seen += self._decoder.decode(os.read(self.master, 65536))
 
     def leave(self) -> None:
         self._has_left.set()
