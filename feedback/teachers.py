@@ -201,16 +201,50 @@ PRESETS: Mapping[str, SyntheticTeacher] = MappingProxyType(
 """B-Pref's teachers by name ("noisy" is its "Stoc"), all with seed 0."""
 
 
+_KNOBS = ("beta", "gamma", "eps_mistake", "eps_skip", "eps_equal")
+
+
 def make_teacher(name: str, seed: int) -> SyntheticTeacher:
-    """One of `PRESETS` with its own seed.
+    """One of `PRESETS`, or one described by its knobs, with its own seed.
+
+    Args:
+        name: `mistake`, or knobs as `eps_mistake=0.3` or `beta=2,gamma=0.9`; knobs that are not
+            named are the oracle's.
+        seed: Seed of its noise.
 
     Raises:
         UnknownNameError: no preset has that name.
+        ConfigError: an unknown knob, or a value out of its range.
+
+    >>> make_teacher("eps_mistake=0.3", seed=1).eps_mistake
+    0.3
     """
+    if "=" in name:
+        return replace(_from_knobs(name), seed=seed)
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UnknownNameError(
-            f"no synthetic teacher is called {name!r}; there are {', '.join(PRESETS)}.{hint}"
+            f"no synthetic teacher is called {name!r}; there are {', '.join(PRESETS)}, and knobs "
+            f"like eps_mistake=0.3.{hint}"
         )
     return replace(PRESETS[name], seed=seed)
+
+
+def _from_knobs(description: str) -> SyntheticTeacher:
+    knobs: dict[str, float] = {}
+    for part in description.split(","):
+        knob, _, value = (text.strip() for text in part.partition("="))
+        if knob not in _KNOBS or knob in knobs:
+            raise ConfigError(
+                f"`teacher` is {description!r}, and {knob!r} is no knob or stands twice; the knobs "
+                f"are {', '.join(_KNOBS)}, as in eps_mistake=0.3,eps_skip=0.1."
+            )
+        try:
+            knobs[knob] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"`teacher` is {description!r}, and {knob} is {value!r}; give a number, as in "
+                f"{knob}=0.1."
+            ) from None
+    return SyntheticTeacher(**knobs)

@@ -29,7 +29,8 @@ class TrainConfig:
     """On texts: the language model to start from, a folder or a name; default: a tiny new one."""
     teacher: str = "synthetic"
     """Who answers: human (through `rlhf-gym label`), synthetic (= oracle), mistake, noisy, skip,
-    myopic, equal, `replay:FOLDER` (the answers recorded there), or `module:attribute`."""
+    myopic, equal, knobs like `eps_mistake=0.3`, `replay:FOLDER` (the answers recorded there), or
+    `module:attribute`."""
     acquisition: str = "uniform"
     """Which pairs are asked about: uniform, disagreement, entropy, or `module:attribute`."""
     reward_model: str = "ensemble"
@@ -55,6 +56,9 @@ class TrainConfig:
     """With people: share of the scheduled answers that a round does not wait for, in [0, 1)."""
     wait: bool = True
     """With people: whether rounds after the first wait for answers at all."""
+    record_pictures: bool = False
+    """Take pictures while acting, if clips cannot be drawn later: the env has no simulator state.
+    With `--teacher human` that is done in any case."""
     answers_per_query: int = 1
     """With people: labellers who are to answer each pair; `labels` counts answers, not pairs."""
     pooling: Literal["none", "dawid-skene"] = "none"

@@ -314,3 +314,24 @@ def test_presets_are_the_published_teachers() -> None:
 def test_an_unknown_preset_names_the_nearest_and_all() -> None:
     with pytest.raises(UnknownNameError, match=r"'orakle'.*equal, mistake.*Did you mean 'oracle'"):
         make_teacher("orakle", 0)
+
+
+def test_a_teacher_is_described_by_its_knobs() -> None:
+    made = make_teacher("eps_mistake=0.3, beta=2", 4)
+    assert made == SyntheticTeacher(eps_mistake=0.3, beta=2.0, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("eps_mistakes=0.3", r"'eps_mistakes' is no knob.*beta, gamma, eps_mistake"),
+        ("beta=1,beta=2", "'beta' is no knob or stands twice"),
+        ("seed=3", "'seed' is no knob"),
+        ("eps_mistake=often", "eps_mistake is 'often'; give a number"),
+        ("eps_mistake=1.5", r"`eps_mistake` is 1\.5"),
+        ("gamma=nan", "`gamma` is nan"),
+    ],
+)
+def test_wrong_knobs_are_refused_by_name(description: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_teacher(description, 0)
