@@ -1,0 +1,123 @@
+"""One labeller of five says the opposite: what is lost, and what Dawid-Skene's weights bring back.
+
+`rlhf-gym train --teacher human` asks for three answers to each of 700 pairs. Five scripted
+labellers give them through desks of their own; honest ones are wrong once in twenty. Three ways:
+
+- honest: all five are honest, every answer is trained on as it is;
+- adversary: one of them always says the opposite;
+- adversary-dawid-skene: the same, with `--pooling dawid-skene`.
+
+    python benchmarks/adversary.py --env rlhf_gym/HalfCheetah-v0 --seeds 10 11 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from common import write_result
+
+from rlhf_gym.data import Choice
+from rlhf_gym.feedback.desk import DeskSettings, LabelDesk, Question
+from rlhf_gym.feedback.quality.dawid_skene import fit_dawid_skene
+from rlhf_gym.feedback.store import PreferenceStore
+
+N_LABELLERS, PER_PAIR, ERRORS = 5, 3, 0.05
+WAYS = {
+    "honest": (False, "none"),
+    "adversary": (True, "none"),
+    "adversary-dawid-skene": (True, "dawid-skene"),
+}
+DESK = DeskSettings(gold_share=0.0, repeat_share=0.0, n_practice=0)
+OPPOSITE = {Choice.FIRST: Choice.SECOND, Choice.SECOND: Choice.FIRST, Choice.TIE: Choice.TIE}
+
+
+def verdict(store: PreferenceStore, question: Question, wrong: bool) -> Choice:
+    """What the true returns say, or its opposite."""
+    first, second = store.query(question.query.id).clips
+    gap = first.true_return - second.true_return
+    right = Choice.TIE if gap == 0 else Choice.FIRST if gap > 0 else Choice.SECOND
+    return OPPOSITE[right] if wrong else right
+
+
+def label(folder: Path, trainer: subprocess.Popen[bytes], has_adversary: bool, seed: int) -> None:
+    """All five answer in turn, in another order each time, until the trainer has ended."""
+    rng = random.Random(seed)
+    while not (folder / "run.lock").exists():
+        time.sleep(0.1)
+    with ExitStack() as stack:
+        store = stack.enter_context(PreferenceStore(folder))
+        desks = [
+            stack.enter_context(LabelDesk(store, f"labeller-{i}", DESK)) for i in range(N_LABELLERS)
+        ]
+        while trainer.poll() is None:
+            for i in rng.sample(range(N_LABELLERS), N_LABELLERS):
+                if not (upcoming := desks[i].upcoming()):
+                    continue
+                wrong = (has_adversary and i == 0) or rng.random() < ERRORS
+                choice = verdict(store, upcoming[0], wrong)
+                desks[i].answer(upcoming[0], upcoming[0].side(choice), shown_at=time.time())
+            if not any(desk.upcoming() for desk in desks):
+                time.sleep(0.1)
+
+
+def run(env: str, way: str, seed: int, pairs: int, steps: int | None) -> dict[str, Any]:
+    """One training with its five labellers."""
+    has_adversary, pooling = WAYS[way]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        command = [
+            sys.executable, "-m", "rlhf_gym", "train", "--env", env, "--seed", str(seed),
+            "--teacher", "human", "--labels", str(pairs * PER_PAIR), "--label-slack", "0",
+            "--answers-per-query", str(PER_PAIR), "--pooling", pooling, "--out", str(folder),
+        ]  # fmt: skip
+        command += ["--steps", str(steps)] if steps else []
+        trainer = subprocess.Popen(command, stdout=sys.stderr)
+        try:
+            label(folder, trainer, has_adversary, seed)
+        finally:
+            trainer.terminate() if trainer.poll() is None else None
+        if trainer.wait() != 0:
+            raise SystemExit(f"training ended with status {trainer.returncode}")
+        summary = json.loads((folder / "summary.json").read_text())
+        with PreferenceStore(folder) as store:
+            found = fit_dawid_skene(store.answer_records()).reliabilities()
+    return {
+        "env": env,
+        "way": way,
+        "seed": seed,
+        "true_return_mean": summary["true_return_mean"],
+        "true_return_std": summary["true_return_std"],
+        "random_return_mean": summary["reference"]["random_return_mean"],
+        "n_labels": summary["n_labels"],
+        "reliabilities": dict(sorted(found.items())),
+    }
+
+
+def main() -> None:
+    """Train all ways on all seeds, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="rlhf_gym/HalfCheetah-v0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
+    parser.add_argument("--pairs", type=int, default=700)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--out", default="adversary")
+    options = parser.parse_args()
+    runs = []
+    for seed in options.seeds:
+        for way in WAYS:
+            runs.append(run(options.env, way, seed, options.pairs, options.steps))
+            print(json.dumps(runs[-1]), flush=True)
+    print(write_result(options.out, None, {"options": vars(options), "runs": runs}, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
