@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from rlhf_gym.errors import ConfigError
@@ -27,6 +28,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 _OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
 _NEEDED = (*_OURS, "n_steps", "batch_size")
+_SCHEDULED = ("learning_rate", "clip_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,11 @@ class AgentSettings:
         policy_kwargs = dict(self.algorithm["policy_kwargs"])
         if "activation_fn" in policy_kwargs:
             policy_kwargs["activation_fn"] = policy_kwargs["activation_fn"].__name__
+        schedules = {
+            name: f"lin_{value.start}"
+            for name, value in self.algorithm.items()
+            if isinstance(value, LinearSchedule)
+        }
         return {
             "n_envs": self.n_envs,
             "n_timesteps": self.n_timesteps,
@@ -71,6 +78,7 @@ class AgentSettings:
             "policy": self.policy,
             "reward_scale": self.reward_scale,
             **self.algorithm,
+            **schedules,
             "policy_kwargs": policy_kwargs,
         }
 
@@ -126,6 +134,9 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
             )
         policy_kwargs["activation_fn"] = _ACTIVATIONS[activation]
     algorithm["policy_kwargs"] = policy_kwargs
+    for name in _SCHEDULED:
+        if isinstance(text := algorithm.get(name), str):
+            algorithm[name] = _linear(name, text, where)
     return AgentSettings(
         n_envs=entry["n_envs"],
         n_timesteps=int(entry["n_timesteps"]),
@@ -136,6 +147,20 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     )
 
 
+def _linear(name: str, text: str, where: str) -> LinearSchedule:
+    """rl-zoo's `lin_0.001`: from 0.001 in equal steps to 0 over the whole run."""
+    try:
+        start = float(text.removeprefix("lin_"))
+    except ValueError:
+        start = math.nan
+    if not (text.startswith("lin_") and math.isfinite(start) and start > 0):
+        raise ConfigError(
+            f"{where} has `{name}: {text!r}`; accepted are a number (nothing is evaluated; YAML "
+            "reads 1e-3 as text, write 1.0e-3) and a linear decay like `lin_0.001`."
+        )
+    return LinearSchedule(start, 0.0, 1.0)
+
+
 def _check_types(entry: Mapping[str, Any], where: str) -> None:
     """Refuse values that rl-zoo would have evaluated, and what YAML reads as text."""
     accepted: dict[str, tuple[type, ...]] = {
@@ -144,7 +169,8 @@ def _check_types(entry: Mapping[str, Any], where: str) -> None:
         "n_steps": (int,),
         "batch_size": (int,),
         "reward_scale": (int, float),
-        **dict.fromkeys(("learning_rate", "gamma", "gae_lambda", "clip_range"), (int, float)),
+        **dict.fromkeys(("gamma", "gae_lambda"), (int, float)),
+        **dict.fromkeys(_SCHEDULED, (int, float, str)),
     }
     for name, types in accepted.items():
         if name in entry and not isinstance(entry[name], types):

@@ -108,6 +108,20 @@ def test_the_true_reward_source_trains_without_a_reward_model() -> None:
         agent.improve(Signal(), 100)
 
 
+def test_a_linear_decay_runs_over_the_whole_run_and_not_over_each_round() -> None:
+    agent = make_agent(learning_rate="lin_0.01")
+    rollout, used = agent.model.n_steps * agent.settings.n_envs, []
+    n_rounds = 1000 // rollout
+    for seed in range(n_rounds):
+        agent.begin_round(np.random.SeedSequence(seed))
+        agent.improve(Signal(source="true"), rollout)
+        used.append(agent.model.policy.optimizer.param_groups[0]["lr"])
+    # SB3 sets the rate after the rollout, when its steps have been counted.
+    expected = [0.01 * (1 - (i + 1) * rollout / 1000) for i in range(n_rounds)]
+    assert n_rounds > 2
+    np.testing.assert_allclose(used, expected, rtol=1e-12)
+
+
 def test_the_export_is_a_stock_sb3_file(tmp_path: Path) -> None:
     agent = make_agent()
     agent.begin_round(stream(0, "round", 0))

@@ -43,6 +43,20 @@ def test_the_mapping_reads_back_to_the_same_settings() -> None:
         assert load_settings("ppo", env_id, yaml.safe_load(text)) == settings
 
 
+def test_a_linear_decay_is_read_as_the_zoo_writes_it() -> None:
+    settings = load_settings("ppo", "Any-v0", {"learning_rate": "lin_0.002"})
+    rate = settings.algorithm["learning_rate"]
+    assert [rate(left) for left in (1.0, 0.25, 0.0)] == [0.002, 0.0005, 0.0]
+    text = yaml.safe_dump(settings.as_mapping())
+    assert yaml.safe_load(text)["learning_rate"] == "lin_0.002"
+
+
+@pytest.mark.parametrize("value", ["lin_", "lin_-1", "lin_nan", "0.1", "1e-3", "cos_0.1"])
+def test_other_texts_are_no_schedules(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"`learning_rate: .*lin_0\.001"):
+        load_settings("ppo", "Any-v0", {"learning_rate": value})
+
+
 TABLE = (
     "default: {{n_envs: {n_envs}, n_timesteps: 5, normalize: {normalize}, policy: P, "
     "reward_scale: 1, n_steps: 8, batch_size: 8{rest}}}"
