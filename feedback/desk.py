@@ -170,7 +170,7 @@ class LabelDesk:
 
     @property
     def damaged(self) -> Mapping[str, str]:
-        """What is wrong with each pair that could not be read, by query id: left out since."""
+        """Why pairs are left out of this sitting, by query id: unreadable, or set aside."""
         return dict(self._damaged)
 
     def _line(self) -> list[MeasuringQuestion]:
@@ -186,7 +186,7 @@ class LabelDesk:
     ) -> list[MeasuringQuestion]:
         """What to ask after the line, up to n: what measures the labeller, then open pairs."""
         busy = [*(c.query_id for c in line), *self._damaged]
-        measure = next_measure(self.store, self.labeller, self.settings, busy)
+        measure = next_measure(self.store, self.labeller, self.settings, busy, self._damaged)
         self._disqualified = measure.disqualified
         chosen = []
         later = {q.query.id for q in self._postponed}
@@ -317,6 +317,17 @@ class LabelDesk:
         self._queue = [q for q in self._queue if q is not question]
         self._postponed = [q for q in self._postponed if q is not question]
         self._postponed.append(question)
+
+    def set_aside(self, question: Question, reason: str) -> None:
+        """Leave a measuring pair out that cannot be shown; another one is taken in its place.
+
+        An ordinary pair is postponed instead: it may be possible to show it later, and no other
+        one has the answer that is wanted of it.
+        """
+        assert question.kind != "pairwise"  # its lease would outlive it
+        self._queue = [q for q in self._queue if q is not question]
+        self._postponed = [q for q in self._postponed if q is not question]
+        self._damaged[question.query.id] = reason
 
     def undo(self) -> Question | None:
         """Take back the latest answer of this sitting; its pair is the next again.

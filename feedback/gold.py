@@ -140,6 +140,7 @@ def next_measure(
     labeller: str,
     settings: DeskSettings,
     busy: Collection[str] = (),
+    damaged: Collection[str] = (),
 ) -> Measure:
     """What measures a labeller next: practice, qualification, then now and then gold or a repeat.
 
@@ -151,6 +152,7 @@ def next_measure(
         labeller: Who is measured.
         settings: How often.
         busy: Ids of queries not to ask now: they lie before the labeller, or are damaged.
+        damaged: Those of them that cannot be shown: who fails what can be shown has failed.
     """
     given = store.rows(_ANSWERS, (labeller,))
     gold = store.rows(_GOLD)
@@ -169,7 +171,7 @@ def next_measure(
     if tested and right < math.ceil(settings.pass_mark * len(tested) - 1e-9):
         answered = {row[0] for row in given}
         more_to_come = len(tested) < settings.n_qualification and any(
-            row[0] not in answered for row in gold
+            row[0] not in answered and row[0] not in damaged for row in gold
         )
         return Measure(None, disqualified=not more_to_come, on_trial=on_trial)
     return Measure(_now_and_then(given, fresh, busy, labeller, settings), on_trial=on_trial)

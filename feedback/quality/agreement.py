@@ -7,7 +7,7 @@ caller asks. Only queries that two labellers or more answered say anything about
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -31,7 +31,7 @@ from rlhf_gym.feedback.quality.agreement_figures import (
     undefined_reason,
     with_interval,
 )
-from rlhf_gym.feedback.records import AnswerRecord
+from rlhf_gym.feedback.records import AnswerKind, AnswerRecord
 from rlhf_gym.seeding import generator
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _Ints = npt.NDArray[np.int64]
+_TRAINED_ON: tuple[AnswerKind, ...] = ("pairwise",)
 
 CATEGORIES: tuple[Choice, ...] = (Choice.FIRST, Choice.SECOND, Choice.TIE, Choice.SKIP)
 """The columns of every table of counts, in this order."""
@@ -123,27 +124,35 @@ def standing_records(records: Sequence[AnswerRecord]) -> list[AnswerRecord]:
     return sorted(standing, key=lambda record: record.sequence)
 
 
-def standing_answers(records: Sequence[AnswerRecord]) -> list[AnswerRecord]:
-    """The standing "pairwise" answer of each labeller to each query, in the order of giving."""
+def standing_answers(
+    records: Sequence[AnswerRecord], kinds: Collection[AnswerKind] = _TRAINED_ON
+) -> list[AnswerRecord]:
+    """Each labeller's standing answer, of some kinds, to each query, in the order of giving."""
     newest = {
         (record.query_id, labeller_name(record)): record
         for record in standing_records(records)
-        if record.kind == "pairwise"
+        if record.kind in kinds
     }
     return sorted(newest.values(), key=lambda record: record.sequence)
 
 
-def answer_table(records: Sequence[AnswerRecord], *, cant_tell: bool) -> AnswerTable:
+def answer_table(
+    records: Sequence[AnswerRecord],
+    *,
+    cant_tell: bool,
+    kinds: Collection[AnswerKind] = _TRAINED_ON,
+) -> AnswerTable:
     """The standing answers as a table.
 
     Args:
-        records: Answers of any kind; only standing "pairwise" ones enter.
+        records: Answers of any kind; only standing ones of `kinds` enter.
         cant_tell: Whether "can't tell" is an answer; otherwise it is left out, and so are queries
             and labellers that nothing else is known of.
+        kinds: Of answers to take.
     """
     answers = [
         record
-        for record in standing_answers(records)
+        for record in standing_answers(records, kinds)
         if cant_tell or record.choice is not Choice.SKIP
     ]
     query_ids = tuple(dict.fromkeys(record.query_id for record in answers))

@@ -6,7 +6,8 @@ are estimated together by expectation maximisation (EM), from the queries that s
 answered. "Can't tell" counts as no answer.
 
 What separates a good labeller from one who always answers the opposite is the company: the majority
-is taken to be mostly right. A majority of adversaries cannot be found this way.
+is taken to be mostly right. A majority of adversaries cannot be found this way, but for queries
+whose answer is known (gold): there the class is given, whatever anybody answered.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ class DawidSkene:
     converged: bool
     """Whether no posterior moved by more than the tolerance in the last iteration."""
     n_shared: tuple[int, ...]
-    """Per labeller: how many of their queries another one answered, too. With 0, nothing was
-    learned about the labeller, and the matrix is the one assumed beforehand."""
+    """Per labeller: how many of their queries another one answered, too."""
+    n_known: tuple[int, ...]
+    """Per labeller: how many of their queries have a known answer. Where neither is above 0,
+    nothing was learned about the labeller, and the matrix is the one assumed beforehand."""
 
     def reliabilities(self) -> dict[str, float]:
         """P(the labeller's answer is the true class), in [0, 1]: sum over k of p_k C[r, k, k].
@@ -75,8 +78,8 @@ def soft_labels(records: Sequence[AnswerRecord]) -> dict[str, float]:
     """P(first preferred) of each answered query, weighing labellers by how far each can be trusted.
 
     Args:
-        records: Answers of any kind; only standing "pairwise" ones enter, and a query that
-            everybody answered "can't tell" is left out.
+        records: Answers as for `fit_dawid_skene`; a query that everybody answered "can't tell" is
+            left out.
 
     Returns:
         Query id to a number in [0, 1], to be used in place of 1, 0.5 and 0 in fitting.
@@ -101,8 +104,12 @@ def fit_dawid_skene(
     labellers random would wash out their answers. Neither the made-up answers nor the tie in a vote
     favour first over second.
 
+    A query whose records carry an `expected` answer is an anchor: its posterior is that class, from
+    the start and after every E step. (An expected "can't tell" is no class, and no anchor.)
+
     Args:
-        records: Answers of any kind; only standing "pairwise" ones enter.
+        records: Answers of any kind; only standing "pairwise" and "gold" ones enter: those given
+            before a labeller is let in, or after the answer was told, are no measure of their work.
         pseudo_answers: At least 0; 0 is plain maximum likelihood, without smoothing anywhere.
         assumed_accuracy: Of a labeller nothing is known about, in (1/3, 1).
         tolerance: Stop when no posterior moves by more than this; above 0.
@@ -112,7 +119,8 @@ def fit_dawid_skene(
         ConfigError: a setting is out of its range.
     """
     _check(pseudo_answers, assumed_accuracy, tolerance, max_iterations)
-    table = answer_table(records, cant_tell=False)
+    table = answer_table(records, cant_tell=False, kinds=("pairwise", "gold"))
+    anchors = _anchors(records, table.query_ids)
     votes = table.codes[:, :, None] == np.arange(_K)  # (N, R, K)
     n_queries, n_labellers = table.codes.shape
     # One row per query, one column per (labeller, answer): both steps of EM are products with it.
@@ -123,11 +131,12 @@ def fit_dawid_skene(
 
     counts = votes.sum(axis=1)
     posteriors = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (N, K)
+    posteriors = np.where(np.isnan(anchors), posteriors, anchors)
     objectives: list[float] = []
     converged = not n_queries
     priors, confusions = _maximise(given, posteriors, assumed, made_up_queries)
     while not converged and len(objectives) < max_iterations:
-        updated, log_likelihood = _expect(given, priors, confusions)
+        updated, log_likelihood = _expect(given, priors, confusions, anchors)
         smoothing = _log_terms(assumed, confusions) + _log_terms(
             np.full(_K, made_up_queries), priors
         )
@@ -135,7 +144,9 @@ def fit_dawid_skene(
         converged = bool(np.abs(updated - posteriors).max() <= tolerance)
         posteriors = updated
         priors, confusions = _maximise(given, posteriors, assumed, made_up_queries)
-    shared = (table.codes >= 0) & ((table.codes >= 0).sum(axis=1, keepdims=True) >= 2)
+    answered = table.codes >= 0
+    shared = answered & (answered.sum(axis=1, keepdims=True) >= 2)
+    known = answered & ~np.isnan(anchors[:, :1])
     return DawidSkene(
         query_ids=table.query_ids,
         labellers=table.labellers,
@@ -145,7 +156,18 @@ def fit_dawid_skene(
         objectives=tuple(objectives),
         converged=converged,
         n_shared=tuple(shared.sum(axis=0).tolist()),
+        n_known=tuple(known.sum(axis=0).tolist()),
     )
+
+
+def _anchors(records: Sequence[AnswerRecord], query_ids: Sequence[str]) -> _Floats:
+    """(N, K) 1 for the known class and 0 for the others; NaN in rows without a known answer."""
+    known = {r.query_id: r.expected for r in records if r.expected in CLASSES}
+    rows = [
+        [float(known[key] is choice) if key in known else np.nan for choice in CLASSES]
+        for key in query_ids
+    ]
+    return np.array(rows, np.float64).reshape(-1, _K)
 
 
 def _check(
@@ -183,12 +205,15 @@ def _maximise(
     return shares, confusions
 
 
-def _expect(given: sparse.csr_array, priors: _Floats, confusions: _Floats) -> tuple[_Floats, float]:
+def _expect(
+    given: sparse.csr_array, priors: _Floats, confusions: _Floats, anchors: _Floats
+) -> tuple[_Floats, float]:
     """The E step, eq. 2.5: posteriors (N, K), and the log-likelihood in nats."""
     # The logarithm of 0 is -inf, and so it should be: the class is then ruled out.
     with np.errstate(divide="ignore"):
         log_answers = np.log(confusions).transpose(0, 2, 1).reshape(-1, _K)  # (R * K, K)
         log_joint = given @ log_answers + np.log(priors)  # (N, K)
+    log_joint = np.where(anchors == 0.0, -np.inf, log_joint)  # only the known class is left
     highest = log_joint.max(axis=1, keepdims=True)
     scaled = np.exp(log_joint - highest)
     totals = scaled.sum(axis=1, keepdims=True)

@@ -104,7 +104,7 @@ def measure_quality(
     kept = standing_records(records)
     standing = standing_answers(kept)
     edges = _gap_edges(standing, n_gap_bins)
-    model = fit_dawid_skene(standing)
+    model = fit_dawid_skene(kept)
     reliabilities = model.reliabilities()
     n_shared = dict(zip(model.labellers, model.n_shared, strict=True))
     own: dict[str, list[AnswerRecord]] = {}

@@ -1,7 +1,7 @@
 """What `rlhf-gym labels` shows: tables for people, with every figure explained, and JSON.
 
-Made for 100 columns. Names of labellers are anything people type, so they are shown as plain text,
-never read as markup.
+Made for 80 columns, which is also what a pipe gets. Names of labellers are anything people type,
+so they are shown as plain text, never read as markup.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ __all__ = ["quality_json", "quality_report"]
 
 _DASH = "-"
 _MAX_PAIRS = 15
-_LABELLER_LEGEND = """\
-s/pair: median seconds from shown to answered. per min: answers per minute of sitting.
-left: share of choices for the clip on the left, with its 95 % interval; sides are drawn by lot.
-known: right answers to hidden pairs with a known answer. again: same answer on a pair shown twice.
-tie, can't tell: share of answers. true: choices for the clip with the higher true return.
-reliability: how often the answer is what all labellers together make most likely (Dawid-Skene):
-1 always, 0.5 a coin, 0 always the opposite. It takes three labellers on common pairs."""
+_PACE_LEGEND = """\
+s/pair: median seconds from shown to answered. per min: answers per minute of
+sitting. left: share of choices for the clip on the left, with its 95 %
+interval; sides are drawn by lot. tie, can't tell: share of answers."""
+_RIGHT_LEGEND = """\
+known: right answers to hidden pairs with a known answer. again: same answer on
+a pair shown twice. true: choices for the clip with the higher true return.
+reliability: how often the answer is what all labellers and the known answers
+together make most likely (Dawid-Skene): 1 always, 0.5 a coin, 0 always the
+opposite. It takes three labellers on common pairs."""
 _AGREEMENT_LEGEND = """\
-agree: share of two labellers' answers to one pair that are alike. Beyond chance: 1 is full
-agreement, 0 what guessing with the same shares of answers would give, below 0 is contradiction.
-Fleiss' kappa, Krippendorff's alpha and, for two, Cohen's kappa differ in what they call chance;
-alpha also corrects for small samples. Where clips look alike nobody agrees: 0.67 is good, 0.4 poor.
+agree: share of two labellers' answers to one pair that are alike. Beyond
+chance: 1 is full agreement, 0 what guessing with the same shares of answers
+would give, below 0 is contradiction. Fleiss' kappa, Krippendorff's alpha and,
+for two, Cohen's kappa differ in what they call chance; alpha also corrects for
+small samples. Where clips look alike nobody agrees: 0.67 is good, 0.4 poor.
 In brackets: 95 % interval, by drawing the pairs anew {n_resamples:,} times."""
 
 
@@ -52,7 +56,7 @@ def quality_json(quality: StoreQuality, n_posted: int | None = None) -> str:
 
 
 def quality_report(quality: StoreQuality, n_posted: int | None = None) -> Group:
-    """Tables and flags, for a console of 100 columns or more.
+    """Tables and flags, for a console of 80 columns or more.
 
     Args:
         quality: What was measured.
@@ -60,7 +64,8 @@ def quality_report(quality: StoreQuality, n_posted: int | None = None) -> Group:
     """
     parts: list[RenderableType] = [_overview(quality, n_posted)]
     if quality.labellers:
-        parts += [_labellers(quality.labellers), _legend(_LABELLER_LEGEND)]
+        parts += [_pace(quality.labellers), _legend(_PACE_LEGEND)]
+        parts += [_rightness(quality.labellers), _legend(_RIGHT_LEGEND)]
         entrance = [q for q in quality.labellers if q.practice.n or q.qualification.n]
         if entrance:
             parts.append(_entrance(entrance))
@@ -109,6 +114,10 @@ def _number(value: float | None, digits: int) -> str:
     return _DASH if value is None else f"{value:.{digits}f}"
 
 
+def _gap(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.3g}"
+
+
 def _figure(figure: Figure) -> str:
     if figure.value is None:
         return _DASH
@@ -142,30 +151,34 @@ def _overview(quality: StoreQuality, n_posted: int | None) -> RenderableType:
     table.add_row("not trained on", f"can't tell {choices['skip']:,}, {undone}")
     checks = f"known answer {n['gold']:,}, shown twice {n['repeat']:,}"
     entrance = f"practice {n['practice']:,}, qualification {n['qualification']:,}"
-    table.add_row("checks on labellers", f"{checks}, {entrance}")
+    table.add_row("checks on labellers", f"{checks}\n{entrance}")
     return Group(table, Text())
 
 
-def _labellers(labellers: tuple[LabellerQuality, ...]) -> Table:
-    columns = ("labeller", "answers", "s/pair", "per min", "left", "known", "again", "tie")
-    has_truth = any(q.true_accuracy.n for q in labellers)
-    truth = ["true"] * has_truth
-    table = _table("Labellers", *columns, "can't\ntell", *truth, "reli-\nability")
+def _pace(labellers: tuple[LabellerQuality, ...]) -> Table:
+    columns = ("labeller", "answers", "s/pair", "per min", "left", "tie", "can't tell")
+    table = _table("Labellers: how much, how fast, how even-handed", *columns)
     for q in labellers:
-        truth = [_percent(q.true_accuracy)] * has_truth
         table.add_row(
             _name(q.labeller),
             f"{q.n_answers['pairwise']:,}",
             _number(q.median_seconds, 1),
             _number(q.answers_per_minute, 1),
             _with_range(q.left),
-            _of(q.gold),
-            _of(q.retest),
             _percent(q.tie),
             _percent(q.cant_tell),
-            *truth,
-            _number(q.reliability, 2),
         )
+    return table
+
+
+def _rightness(labellers: tuple[LabellerQuality, ...]) -> Table:
+    has_truth = any(q.true_accuracy.n for q in labellers)
+    columns = ("labeller", "known", "again", *["true"] * has_truth, "reliability")
+    table = _table("Labellers: how right", *columns)
+    for q in labellers:
+        truth = [_percent(q.true_accuracy)] * has_truth
+        checks = _of(q.gold), _of(q.retest), *truth
+        table.add_row(_name(q.labeller), *checks, _number(q.reliability, 2))
     return table
 
 
@@ -187,12 +200,14 @@ def _agreement_part(quality: StoreQuality) -> list[RenderableType]:
         ("all, can't tell as an answer", quality.agreement_with_cant_tell),
     ]
     rows += [
-        (f"true gap {row.low:.3g} to {row.high:.3g}", row.agreement)
+        (f"true gap {_gap(row.low)} to {_gap(row.high)}", row.agreement)
         for row in quality.agreement_by_gap
     ]
     for name, row in rows:
         figures = (_agree(row.percent), _figure(row.fleiss), _figure(row.alpha))
-        table.add_row(name, f"{row.n_queries:,}", *figures)
+        # The intervals stand below their figures: side by side they take more than 80 columns.
+        below = (figure.replace(" (", "\n(") for figure in figures)
+        table.add_row(name, f"{row.n_queries:,}", *below)
     parts: list[RenderableType] = [table]
     reasons = dict.fromkeys(row.alpha.reason for _, row in rows if row.alpha.reason)
     parts += [Text(f"{_DASH}, or no interval: {reason}.") for reason in reasons]
@@ -220,7 +235,7 @@ def _two_by_two(found: Agreement) -> Table:
 def _gaps(quality: StoreQuality) -> RenderableType:
     table = _table("Right by the true reward", "true gap of the two clips", "answers", "right")
     for row in quality.true_accuracy_by_gap:
-        bounds = f"{row.low:.3g} to {row.high:.3g}"
+        bounds = f"{_gap(row.low)} to {_gap(row.high)}"
         table.add_row(bounds, f"{row.share.n:,}", _with_range(row.share))
     return Group(table, Text())
 

@@ -40,8 +40,8 @@ def draw_picture(
     """
     height, width = frame.shape[:2]
     place = letterbox((width, height), area)
-    data = np.ascontiguousarray(frame).tobytes()
-    picture = pygame.image.frombytes(data, (width, height), "RGB")
+    # Shares the frame's memory: copying it would take half as long again as converting it.
+    picture = pygame.image.frombuffer(np.ascontiguousarray(frame).data, (width, height), "RGB")
     if place.size != (width, height):
         # Scaling 32 bits per pixel is twice as fast as 24, and blitting needs them anyway.
         picture = pygame.transform.smoothscale(picture.convert(surface), place.size)

@@ -33,6 +33,10 @@ _SAYS = {
     "tie": "both are equally good",
     "skip": "nobody can tell",
 }
+_MORE_HELP = (
+    "Mouse: buttons, bar, wheel.  Texts: PgUp and PgDn scroll a page, with Shift the prompt.",
+    'A text marked "cut off" met a length limit: it did not end by itself.',
+)
 _CLOSE = "Space, Enter or a click closes this page"
 
 
@@ -56,7 +60,7 @@ def _page(surface: Surface, title: str, theme: Theme, widest: float) -> tuple[Re
 def draw_help(surface: Surface, keymap: Keymap, theme: Theme) -> None:
     """Every action with its keys."""
     body, foot = _page(surface, "Keys", theme, 900)
-    step = min(body.height // (len(ACTIONS) + 1), theme.px(36))
+    step = min(body.height // (len(ACTIONS) + len(_MORE_HELP)), theme.px(36))
     for n, action in enumerate(ACTIONS.values()):
         row = Rect(body.left, body.top + n * step, body.width, step)
         x = row.left
@@ -66,9 +70,9 @@ def draw_help(surface: Surface, keymap: Keymap, theme: Theme) -> None:
         column = min(row.left + theme.px(190), row.left + row.width // 3)
         words = Rect(column, row.top, row.right - column, step)
         text(surface, theme.normal, action.help, words, colors.TEXT, "left")
-    last = Rect(body.left, body.top + len(ACTIONS) * step, body.width, step)
-    more = "Mouse: buttons, bar, wheel.  Texts: PgUp and PgDn scroll a page, with Shift the prompt."
-    text(surface, theme.normal, more, last, colors.MUTED, "left")
+    for n, more in enumerate(_MORE_HELP, start=len(ACTIONS)):
+        row = Rect(body.left, body.top + n * step, body.width, step)
+        text(surface, theme.normal, more, row, colors.MUTED, "left")
     text(surface, theme.small, _CLOSE, foot, colors.MUTED)
 
 

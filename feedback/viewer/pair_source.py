@@ -15,11 +15,16 @@ N_AHEAD = 3
 
 _MOST_DAMAGED = 10  # in a row: then it is the renderer, and no more pairs are kept from others
 
+_TRIALS = {"practice": "practice pair", "qualification": "test pair"}
+
 _NO_FRAMES = "it holds clips of an environment, and nothing here can draw them."
 
 
 class PairSource:
-    """The desk's pairs, those that cannot be shown put off to the end of the sitting.
+    """The desk's pairs, without those that cannot be shown.
+
+    Ordinary ones are put off to the end of the sitting; in place of one that measures the labeller
+    another is taken.
 
     Args:
         desk: Where the pairs come from.
@@ -28,7 +33,9 @@ class PairSource:
 
     def __init__(self, desk: LabelDesk, frames: FrameSource | None) -> None:
         self.damaged: dict[str, str] = {}
-        """Why pairs could not be shown, by query id; one that could be shown later is not here."""
+        """Why pairs were put off, by query id; one that could be shown later is not here."""
+        self.notice = ""
+        """What the last `next` came upon for the first time, in words; empty: no damage."""
         self._desk, self._frames = desk, frames
         self._n_damaged_in_row = 0
 
@@ -38,19 +45,35 @@ class PairSource:
         Raises:
             RlhfGymError, OSError: the store cannot be read or written.
         """
+        found, cut_short = None, ""
+        self.notice = ""
         passed_over: set[str] = set()
-        while upcoming := self._desk.upcoming(1):
+        while found is None and (upcoming := self._desk.upcoming(1)):
             question = upcoming[0]
             reason = self.damage(question)
             if reason is None:
-                return question
-            if question.query.id in passed_over or self._n_damaged_in_row >= _MOST_DAMAGED:
-                return None
-            passed_over.add(question.query.id)
-            self._n_damaged_in_row += 1
-            self.damaged[question.query.id] = reason
-            self._desk.postpone(question)
-        return None
+                found = question
+            elif question.kind != "pairwise" and reason != _NO_FRAMES:
+                self._desk.set_aside(question, reason)
+                # Of the others nobody is told that they measure.
+                what = _TRIALS.get(question.kind, "pair")
+                self.notice = f"A {what} was left out, it cannot be shown: {reason}"
+                cut_short = question.kind if question.kind in _TRIALS else cut_short
+            elif question.query.id in passed_over or self._n_damaged_in_row >= _MOST_DAMAGED:
+                break
+            else:
+                passed_over.add(question.query.id)
+                self._put_off(question, reason)
+        if cut_short and (found is None or found.kind != cut_short):
+            self.notice = f"No {_TRIALS[cut_short]} is left that can be shown: they end here."
+        return found
+
+    def _put_off(self, question: Question, reason: str) -> None:
+        self._n_damaged_in_row += 1
+        if question.query.id not in self.damaged:
+            self.notice = f"A pair was put off, it cannot be shown: {reason}"
+        self.damaged[question.query.id] = reason
+        self._desk.postpone(question)
 
     def damage(self, question: Question) -> str | None:
         """Why a pair cannot be shown, as far as that is known yet."""

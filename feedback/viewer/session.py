@@ -115,8 +115,8 @@ class LabelSession:
 
     @property
     def damaged(self) -> dict[str, str]:
-        """Why pairs could not be shown, by query id; they are tried again later."""
-        return self._source.damaged
+        """Why pairs were left out or put off, by query id."""
+        return {**self.desk.damaged, **self._source.damaged}
 
     @property
     def per_minute(self) -> float | None:
@@ -198,15 +198,12 @@ class LabelSession:
     def _advance(self) -> None:
         """Show what the desk gives next, or say why there is nothing."""
         self.pair, self.feedback, self.question = None, None, None
-        n_damaged = len(self.damaged)
         try:
             self.question = self._source.next()
         except _FAULTS as error:
             self.error, self.state = f"No pair could be fetched: {error}", "waiting"
             return
-        if len(self.damaged) > n_damaged:
-            reason = list(self.damaged.values())[-1]
-            self.message = f"A pair was put off, it cannot be shown: {reason}"
+        self.message = self._source.notice or self.message
         if self.question:
             self.error = None
         self._ticks_to_work = 2  # the next drawing comes first
@@ -222,7 +219,7 @@ class LabelSession:
 
     def _is_complete(self) -> bool:
         reached = self.progress.n_answers if self.progress else 0
-        return self.total is not None and reached >= self.total and not self.damaged
+        return self.total is not None and reached >= self.total and not self._source.damaged
 
     def _show_if_ready(self) -> None:
         question = self.question

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from rlhf_gym.feedback.desk import Question
 from rlhf_gym.feedback.viewer.frames import Frames
 from rlhf_gym.feedback.viewer.playback import Playback, Watched
-from rlhf_gym.text_clips import clip_text
+from rlhf_gym.text_clips import clip_finished, clip_text
 
 __all__ = ["InputKind", "ShownPair", "TextPair", "read_text_pair"]
 
@@ -25,6 +24,8 @@ class TextPair:
     prompt: str
     left: str
     right: str
+    cut_off: tuple[bool, bool] = (False, False)
+    """Whether the left and the right one met a length limit, and did not end by themselves."""
 
 
 @dataclass(eq=False)
@@ -104,6 +105,8 @@ class ShownPair:
 
 @functools.cache
 def _version() -> str:
+    import importlib.metadata  # a tenth of what starting a labeller loads, and no pair needs it
+
     return importlib.metadata.version("rlhf_gym")
 
 
@@ -114,4 +117,5 @@ def read_text_pair(question: Question) -> TextPair:
         DataError: a clip that does not hold text.
     """
     (prompt, left), (_, right) = (clip_text(clip) for clip in question.sides)
-    return TextPair(prompt, left, right)
+    first, second = (not clip_finished(clip) for clip in question.sides)
+    return TextPair(prompt, left, right, (first, second))

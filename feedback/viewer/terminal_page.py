@@ -82,10 +82,14 @@ def pair_page(console: Console, pair: TextPair, *, show_diff: bool) -> ConsoleRe
     columns = Table.grid()
     for _ in texts:
         columns.add_column(width=width)
+    titles = [
+        title + " · cut off" * is_cut_off
+        for title, is_cut_off in zip(("LEFT", "RIGHT"), pair.cut_off, strict=True)
+    ]
     columns.add_row(
         *(
             Panel(text, title=title, title_align="left", width=width, height=height)
-            for text, title in zip(texts, ("LEFT", "RIGHT"), strict=True)
+            for text, title in zip(texts, titles, strict=True)
         )
     )
     if not prompt:
@@ -103,7 +107,8 @@ def help_page(keymap: Keymap) -> ConsoleRenderable:
     table = Table.grid(padding=(0, 2))
     for name, action in ACTIONS.items():
         table.add_row(Text(keymap.labels(name), "bold"), action.help)
-    return Group(table, Text("\nAny key goes on.", "dim"))
+    more = Text('\nA text marked "cut off" met a length limit: it did not end by itself.')
+    return Group(table, more, Text("\nAny key goes on.", "dim"))
 
 
 def feedback_line(feedback: PracticeFeedback) -> Text:

@@ -179,7 +179,8 @@ class TextView:
         scroll = min(max(scroll, 0), most)
         panel(surface, area, theme)
         head = Rect(area.left + theme.px(16), area.top + theme.px(4), area.width, theme.px(22))
-        text(surface, theme.small, ("LEFT", "RIGHT", "PROMPT")[part], head, colors.MUTED, "left")
+        head.width -= theme.px(32 + (120 if most else 0))  # "more below" stands on the right
+        text(surface, theme.small, self._title(part), head, colors.MUTED, "left")
         body = self._body(area, theme)
         before = surface.get_clip()
         surface.set_clip(body)
@@ -193,6 +194,10 @@ class TextView:
         if most:
             self._draw_scrollbar(surface, area, scroll, most, theme)
         return scroll
+
+    def _title(self, part: int) -> str:
+        is_cut_off = (*self.pair.cut_off, False)[part]
+        return ("LEFT", "RIGHT", "PROMPT")[part] + " · cut off" * is_cut_off
 
     def _draw_scrollbar(
         self, surface: Surface, area: Rect, scroll: int, most: int, theme: Theme

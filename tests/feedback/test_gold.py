@@ -173,6 +173,18 @@ def test_too_few_known_pairs_judge_by_those_there_are(store: PreferenceStore) ->
     assert bad.upcoming(1) == [] and bad.disqualified
 
 
+def test_who_fails_the_test_pairs_that_can_be_shown_has_failed(store: PreferenceStore) -> None:
+    store.post(make_round(3))
+    post_gold(store, 3)
+    desk = LabelDesk(store, "ann", DeskSettings(n_qualification=3, pass_mark=1.0))
+    give(desk, Choice.FIRST)
+    assert not desk.disqualified  # two more to come
+    for _ in range(2):
+        desk.set_aside(desk.upcoming(1)[0], "no pictures")
+    assert desk.upcoming(4) == [] and desk.disqualified
+    assert list(desk.damaged.values()) == ["no pictures"] * 2
+
+
 @pytest.mark.parametrize("kind", ["n_practice", "n_qualification"])
 def test_the_trial_cannot_be_got_around_by_putting_it_off(
     store: PreferenceStore, kind: str

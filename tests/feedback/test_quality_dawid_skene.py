@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -18,14 +19,27 @@ FIRST, SECOND, TIE, SKIP = Choice.FIRST, Choice.SECOND, Choice.TIE, Choice.SKIP
 CODES = st.integers(1, 4).flatmap(
     lambda n: st.lists(st.lists(st.integers(-1, 3), min_size=n, max_size=n), max_size=10)
 )
+GOLD = st.dictionaries(st.integers(0, 9), st.integers(0, 3), max_size=5)
 
 
-def records_of(codes: list[list[int]]) -> list[AnswerRecord]:
+def records_of(codes: list[list[int]], gold: dict[int, int] | None = None) -> list[AnswerRecord]:
+    """All answers; `gold` has the known answer of some queries."""
     choices = [*CLASSES, SKIP]
+    known = {q: choices[code] for q, code in (gold or {}).items()}
     cells = [(q, n, c) for q, row in enumerate(codes) for n, c in enumerate(row) if c >= 0]
     return [
         AnswerRecord(
-            i, f"{i:032x}", f"q{q}", 0, "pairwise", choices[c], "human", f"labeller {n}", 0.0, 0.0
+            i,
+            f"{i:032x}",
+            f"q{q}",
+            0,
+            "pairwise",
+            choices[c],
+            "human",
+            f"labeller {n}",
+            0.0,
+            0.0,
+            expected=known.get(q),
         )
         for i, (q, n, c) in enumerate(cells, start=1)
     ]
@@ -43,12 +57,18 @@ def crowd(
 
 
 def brute_force(
-    codes: list[list[int]], assumed: list[list[float]], made_up: float, n_iterations: int
+    codes: list[list[int]],
+    assumed: list[list[float]],
+    made_up: float,
+    n_iterations: int,
+    gold: dict[int, int],
 ) -> tuple[list[list[float]], list[float], list[list[list[float]]]]:
     """EM as Dawid & Skene's equations read, one answer at a time, with loops and plain products."""
     labellers, classes = range(len(codes[0])), range(3)
     votes = [[row.count(k) for k in classes] for row in codes]
     post = [[v / sum(vote) for v in vote] for vote in votes]
+    for q, known in gold.items():
+        post[q] = [float(k == known) for k in classes]
     for iteration in range(n_iterations + 1):
         shares = [sum(p[k] for p in post) + made_up for k in classes]
         priors = [s / sum(shares) for s in shares]
@@ -67,18 +87,21 @@ def brute_force(
              for k in classes]
             for row in codes
         ]  # fmt: skip
-        post = [[j / sum(row) for j in row] for row in joint]
+        post = [
+            [float(k == gold[q]) for k in classes] if q in gold else [j / sum(row) for j in row]
+            for q, row in enumerate(joint)
+        ]
     raise AssertionError
 
 
 @settings(max_examples=50)
-@given(CODES, st.sampled_from([(0.0, 0.0), (5.0, 1.0)]), st.integers(1, 6))
+@given(CODES, GOLD, st.sampled_from([(0.0, 0.0), (5.0, 1.0)]), st.integers(1, 6))
 def test_the_fit_equals_the_published_equations_one_answer_at_a_time(
-    codes: list[list[int]], smoothing: tuple[float, float], n_iterations: int
+    codes: list[list[int]], gold: dict[int, int], smoothing: tuple[float, float], n_iterations: int
 ) -> None:
     pseudo_answers, made_up = smoothing
     fit = fit_dawid_skene(
-        records_of(codes),
+        records_of(codes, gold),
         pseudo_answers=pseudo_answers,
         tolerance=1e-300,
         max_iterations=n_iterations,
@@ -89,8 +112,10 @@ def test_the_fit_equals_the_published_equations_one_answer_at_a_time(
         return
     # 0.8 right and 0.1 for each of two wrong answers, times the made-up answers
     assumed = [[pseudo_answers * (0.8 if a == k else 0.1) for a in range(3)] for k in range(3)]
+    # A known "can't tell" (3) is none of the classes: such a query is like any other.
+    known = {place: gold[q] for place, q in enumerate(rows) if gold.get(q, 3) < 3}
     post, priors, confusions = brute_force(
-        [codes[q] for q in rows], assumed, made_up, len(fit.objectives)
+        [codes[q] for q in rows], assumed, made_up, len(fit.objectives), known
     )
     order = [fit.query_ids.index(f"q{q}") for q in rows]
     np.testing.assert_allclose(fit.posteriors[order], post, rtol=0, atol=1e-9)
@@ -101,9 +126,11 @@ def test_the_fit_equals_the_published_equations_one_answer_at_a_time(
 
 
 @settings(max_examples=60)
-@given(CODES, st.sampled_from([0.0, 0.5, 5.0]))
-def test_the_objective_never_falls(codes: list[list[int]], pseudo_answers: float) -> None:
-    fit = fit_dawid_skene(records_of(codes), pseudo_answers=pseudo_answers, max_iterations=60)
+@given(CODES, GOLD, st.sampled_from([0.0, 0.5, 5.0]))
+def test_the_objective_never_falls(
+    codes: list[list[int]], gold: dict[int, int], pseudo_answers: float
+) -> None:
+    fit = fit_dawid_skene(records_of(codes, gold), pseudo_answers=pseudo_answers, max_iterations=60)
     steps = np.diff(fit.objectives)
     assert np.isfinite(fit.objectives).all()
     # sums of up to 40 logarithms of doubles: rounding, not descent
@@ -155,7 +182,8 @@ def test_swapping_first_and_second_swaps_the_result() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("seed", range(2))
-def test_crowd_kit_finds_the_same_without_smoothing(seed: int) -> None:
+@pytest.mark.parametrize("n_gold", [0, 20])
+def test_crowd_kit_finds_the_same_without_smoothing(seed: int, n_gold: int) -> None:
     pandas = pytest.importorskip("pandas", reason="crowd-kit needs pandas: the `crowd` extra")
     aggregation = pytest.importorskip("crowdkit.aggregation", reason="needs the `crowd` extra")
     rng = np.random.default_rng(seed)
@@ -165,14 +193,17 @@ def test_crowd_kit_finds_the_same_without_smoothing(seed: int) -> None:
         axis=1,
     )
     codes[rng.random(codes.shape) < 0.1] = -1
+    gold = {q: int(truth[q]) for q in range(n_gold)}
     fit = fit_dawid_skene(
-        records_of(codes.tolist()), pseudo_answers=0.0, tolerance=1e-300, max_iterations=15
+        records_of(codes.tolist(), gold), pseudo_answers=0.0, tolerance=1e-300, max_iterations=15
     )
     rows = [(f"q{q}", f"labeller {r}", int(codes[q, r])) for q, r in np.argwhere(codes >= 0)]
     data = pandas.DataFrame(rows, columns=["task", "worker", "label"])
     # A negative tolerance never stops it. Both start from the majority vote, so that they must
     # agree after any number of iterations, not only where they converge.
-    peer = aggregation.DawidSkene(n_iter=15, tol=-math.inf).fit(data)
+    peer = aggregation.DawidSkene(n_iter=15, tol=-math.inf)
+    known = pandas.Series({f"q{q}": code for q, code in gold.items()}) if gold else None
+    peer.fit(data, known)
     posteriors = peer.probas_.loc[list(fit.query_ids), [0, 1, 2]].to_numpy()
     np.testing.assert_allclose(fit.posteriors, posteriors, rtol=0, atol=1e-4)
     np.testing.assert_allclose(fit.priors, peer.priors_.loc[[0, 1, 2]], rtol=0, atol=1e-4)
@@ -209,6 +240,37 @@ def test_an_answer_that_only_the_adversary_gave_is_read_the_other_way_round() ->
     labels = soft_labels(records_of(codes))
     assert labels["q100"] < 0.1
     assert labels["q101"] > 0.9
+
+
+def test_known_answers_unmask_a_majority_of_adversaries() -> None:
+    codes, truth = crowd(100, [0.9, 0.05, 0.0], seed=0)
+    blind = fit_dawid_skene(records_of(codes)).reliabilities()
+    assert blind["labeller 0"] < 0.3 and blind["labeller 2"] > 0.8  # the majority is believed
+    gold = {q: int(truth[q]) for q in range(20)}
+    fit = fit_dawid_skene(records_of(codes, gold))
+    seen = fit.reliabilities()
+    assert seen["labeller 0"] > 0.8 and max(seen["labeller 1"], seen["labeller 2"]) < 0.2
+    labels = fit.soft_labels()
+    assert [labels[f"q{q}"] for q in range(20)] == [1.0 - code for code in truth[:20]]
+    right = [(labels[f"q{q}"] > 0.5) == (truth[q] == 0) for q in range(20, 100)]
+    assert np.mean(right) > 0.95
+    assert fit.n_known == (20, 20, 20)
+
+
+def test_an_answer_asked_for_its_known_answer_alone_weighs_its_labeller() -> None:
+    # 40 pairs by everybody, then pairs that one labeller alone was asked, and got wrong.
+    codes = [[0, 0, 0], [1, 1, 1]] * 20 + [[-1, -1, 1]] * 20
+    gold = {q: 0 for q in range(40, 60)}
+    hidden = {f"q{q}" for q in gold}
+    records = records_of(codes, gold)
+    for kind, enters in (("gold", True), ("practice", False), ("qualification", False)):
+        asked = [replace(r, kind=kind) if r.query_id in hidden else r for r in records]
+        fit = fit_dawid_skene(asked)
+        assert fit.n_known == ((0, 0, 20) if enters else (0, 0, 0))
+        careless = fit.reliabilities()["labeller 2"]
+        assert (careless < 0.75) is enters
+    # of 40 pairs with class "first" 20 right, beside 5 made-up answers that are right by 0.8:
+    assert fit_dawid_skene(records).confusions[2, 0, 0] == pytest.approx(24 / 45, abs=0.01)
 
 
 def test_the_better_of_two_who_disagree_is_believed() -> None:

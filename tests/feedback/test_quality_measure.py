@@ -300,6 +300,21 @@ def test_an_adversary_among_three_is_named(book: Book) -> None:
     assert any("rewrite the rubric" in flag for flag in quality.flags)
 
 
+def test_hidden_known_pairs_count_towards_the_reliability(book: Book) -> None:
+    for i in range(20):
+        for name in ("ann", "bob", "eve"):
+            book.add(f"q{i}", FIRST if i % 2 else SECOND, name)
+    for i in range(20):
+        book.add(f"known {i}", FIRST if i % 4 else SECOND, "eve", "gold", expected=FIRST)
+        book.add(f"known {i}", FIRST, "ann", "gold", expected=FIRST)
+    ann, bob, eve = (
+        q.reliability for q in measure_quality(book.records, n_resamples=100).labellers
+    )
+    assert ann is not None and bob is not None and eve is not None
+    # 15 of the 20 right, where bob was never asked: they all agree on the others.
+    assert eve < bob - 0.05 and eve < ann - 0.1
+
+
 def test_of_two_who_differ_nobody_is_called_unreliable(book: Book) -> None:
     for i in range(40):
         book.add(f"q{i}", FIRST if i % 2 else SECOND, "ann")

@@ -141,6 +141,17 @@ def test_a_picture_is_drawn_upright_in_its_own_colours(theme: Theme) -> None:
     assert surface.get_at((200, 99)) == surface.get_at((200, 300)) == (0, 0, 0, 255)
 
 
+def test_a_read_only_view_of_frames_is_drawn_like_a_copy(theme: Theme) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (3, 20, 40, 3), np.uint8)
+    mirrored = frames[:, :, ::-1]
+    mirrored.flags.writeable = False
+    one, two = pygame.Surface((400, 400)), pygame.Surface((400, 400))
+    draw_picture(one, one.get_rect(), mirrored[1], theme, has_ended=False)
+    draw_picture(two, two.get_rect(), mirrored[1].copy(), theme, has_ended=False)
+    assert pygame.image.tobytes(one, "RGB") == pygame.image.tobytes(two, "RGB")
+    assert one.get_at((0, 100))[:3] == tuple(mirrored[1, 0, 0])
+
+
 def test_a_clip_that_ended_before_the_other_says_so(theme: Theme) -> None:
     frame = np.full((40, 40, 3), 90, np.uint8)
     plain, tagged = pygame.Surface((200, 200)), pygame.Surface((200, 200))

@@ -218,6 +218,25 @@ def test_the_rubric_comes_first_and_on_a_key_and_help_names_every_key(
         assert re.search(rf"(?i){re.escape(keys[0])}", seen)
 
 
+@pytest.mark.parametrize("ended", [(True, True), (False, True), (False, False)])
+def test_a_text_that_a_length_limit_cut_off_says_so(
+    store: PreferenceStore, ended: tuple[bool, bool]
+) -> None:
+    texts = [text_clip("Why?", word, end) for word, end in zip(("aye", "nay"), ended, strict=True)]
+    store.post([Query((texts[0], texts[1]), seed=0, round=0, index=0)])
+    session = sit_down(store)
+    assert session.question is not None and session.question.query.first.id == texts[0].id
+    sides = ended if session.question.left == "first" else ended[::-1]
+    script = [
+        ("Why.*aye|Why.*nay", b"?"),
+        ('marked "cut off" met a length limit', b" "),
+        ("aye|nay", b"q"),
+    ]
+    _, seen = at_terminal(session, script)
+    for title, has_ended in zip(("LEFT", "RIGHT"), sides, strict=True):
+        assert (f"{title} · cut off" in seen) is not has_ended
+
+
 def test_differences_are_marked_on_a_key(store: PreferenceStore) -> None:
     store.post([make_query(0, "the cat sat on a mat", "the dog sat on a mat")])
     _, seen = at_terminal(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rlhf_gym.feedback.viewer.keymap import ACTIONS, DEFAULT_KEYS, Keymap, load_
 from rlhf_gym.feedback.viewer.layout import CONTROL_TOOLS, TEXT_TOOLS
 from rlhf_gym.feedback.viewer.screen import Screen
 from rlhf_gym.feedback.viewer.session import LabelSession
+from rlhf_gym.feedback.viewer.text_panes import TextView
 from rlhf_gym.feedback.viewer.window import Viewer, key_name, run_viewer
 from rlhf_gym.text_clips import text_clip
 
@@ -476,6 +477,23 @@ def test_the_difference_key_marks_words_and_stays_on_for_the_next_pair(start: An
     assert sitting.viewer.view.text.show_diff
 
 
+def test_a_text_that_a_length_limit_cut_off_is_marked_above_its_pane_alone(start: Any) -> None:
+    pair = text_clip("Why?", "because it", finished=False), text_clip("Why?", "so there")
+    sitting = start([Query(pair, 0, 0, 0)])
+    surface, layout = pygame.display.get_surface(), sitting.viewer.screen.layout
+    assert surface is not None and layout is not None
+    view = sitting.viewer.view.text
+    is_left = sitting.session.pair.question.left == "first"
+    assert view.pair.cut_off == (is_left, not is_left)
+    ended = TextView(replace(view.pair, cut_off=(False, False)))
+    marked = pygame.surfarray.array3d(surface)
+    ended.draw(surface, layout.prompt, layout.panes, sitting.viewer.screen.theme((1280, 720)))
+    xs, ys = np.nonzero((pygame.surfarray.array3d(surface) != marked).any(axis=2))
+    pane = layout.panes[0 if is_left else 1]
+    head = pygame.Rect(pane.topleft, (pane.width, 30))
+    assert len(xs) and head.contains((xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1))
+
+
 def test_characters_that_the_font_lacks_are_reported(start: Any) -> None:
     clips = text_clip("?", "漢字 ü"), text_clip("?", "plain")
     sitting = start([Query(clips, 0, 0, 0)])
@@ -605,6 +623,27 @@ def test_without_a_display_one_error_says_what_to_do_and_pairs_are_given_back(
         run_viewer(session)
     assert store.rows("SELECT count(*) FROM leases") == [(0,)]
     store.close()
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "0"), ("opengl", "opengl")])
+def test_the_window_is_not_put_through_opengl_unless_one_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, expected: str
+) -> None:
+    environ = {"SDL_VIDEODRIVER": "nowhere"}
+    if chosen is not None:
+        environ["SDL_FRAMEBUFFER_ACCELERATION"] = chosen
+    monkeypatch.setattr(display.os, "environ", environ)
+    seen: list[str] = []
+    monkeypatch.setattr(
+        display.pygame.display,
+        "init",
+        lambda: seen.append(environ["SDL_FRAMEBUFFER_ACCELERATION"]),
+    )
+    monkeypatch.setattr(display.pygame.display, "set_mode", lambda *_: pygame.Surface((1, 1)))
+    monkeypatch.setattr(display.pygame.display, "set_caption", lambda _: None)
+    monkeypatch.setattr(display.pygame.key, "stop_text_input", lambda: None)
+    display.open_window((1, 1), "window")
+    assert seen == [expected]  # SDL reads it then
 
 
 def test_a_display_that_cannot_be_opened_is_the_same_error(
