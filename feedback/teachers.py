@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -232,7 +232,7 @@ def make_teacher(name: str, seed: int) -> SyntheticTeacher:
 
 
 def _from_knobs(description: str) -> SyntheticTeacher:
-    knobs: dict[str, float] = {}
+    knobs: dict[str, Any] = {}  # numbers; the constructor has fields of other types too
     for part in description.split(","):
         knob, _, value = (text.strip() for text in part.partition("="))
         if knob not in _KNOBS or knob in knobs:
