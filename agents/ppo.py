@@ -33,6 +33,7 @@ from rlhf_gym.device import resolve_device
 from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.envs.picture_info import has_sim_states, make_pictured_env
 from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.protocols import Signal, SpaceInfo
 from rlhf_gym.seeding import torch_seed
@@ -54,10 +55,12 @@ class PPOAgent:
         seed: Draws the initial weights.
         device: "auto", "cpu" or a CUDA device.
         allow_variable_horizon: Whether episodes that end early pass without a warning.
+        record_pictures: Whether clips carry pictures taken while the env acted, for people to see.
+            An env with a simulator state takes none: its clips are drawn later.
 
     Raises:
         UnknownNameError: nobody registered the id.
-        ConfigError: spaces or settings that cannot work.
+        ConfigError: spaces or settings that cannot work, or pictures that cannot be taken.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PPOAgent:
         seed: int = 0,
         device: str = "auto",
         allow_variable_horizon: bool = False,
+        record_pictures: bool = False,
     ) -> None:
         self.env_id = env_id
         self._make_env: Callable[[], Any] = lambda: make_env(env_id, env_kwargs=env_kwargs)
@@ -80,8 +84,11 @@ class PPOAgent:
         self.n_run_steps = n_run_steps
         self.on_steps: Callable[[int], None] | None = None
         n_steps = self.settings.algorithm["n_steps"]
+        make_training_env = self._make_env
+        if record_pictures and not has_sim_states(self._evaluation_envs[0]):
+            make_training_env = lambda: make_pictured_env(env_id, env_kwargs)  # noqa: E731
         self.venv = SerialVecEnv(
-            [lambda: hide_reward(Monitor(self._make_env()))] * self.settings.n_envs
+            [lambda: hide_reward(Monitor(make_training_env()))] * self.settings.n_envs
         )
         self.recorder = Recorder(
             self.venv,

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from rlhf_gym.agents.picture_ring import PictureRing
 from rlhf_gym.data import Array, Clip, RewardBatch
 from rlhf_gym.envs.make import HorizonWarning, early_end_warning
 from rlhf_gym.envs.reward_substitution import executed_action
@@ -25,6 +26,9 @@ __all__ = ["Recorder", "find_recorder"]
 
 class Recorder(VecEnvWrapper):
     """Keeps the last steps of a vectorised env: the source of clips and of relabelling.
+
+    Simulator states and pictures are kept with them where the envs put them into their infos
+    (`SimStateInfo`, `PictureInfo`). The pictures have a bound of their own, 1 GiB.
 
     Args:
         venv: The vectorised env, hidden (`hide_reward`), not yet normalised.
@@ -63,6 +67,7 @@ class Recorder(VecEnvWrapper):
         self.n_recorded = 0
         self._ring: dict[str, Array] = {}
         self._n_state = 0
+        self._pictures: PictureRing | None = None
         self._keep(n_steps)
 
     def _keep(self, n_steps: int) -> None:
@@ -111,10 +116,17 @@ class Recorder(VecEnvWrapper):
         self._require_finite(obs)
         self.break_episodes()
         self._episode_steps[:] = 0
-        states = [info.get("sim_state") for info in self.venv.unwrapped.reset_infos]
+        infos = self.venv.unwrapped.reset_infos
+        states = [info.get("sim_state") for info in infos]
         if states[0] is not None and len(states[0]) != self._n_state:
             self._n_state = len(states[0])
             self._keep(self.capacity)
+        if "picture" not in infos[0]:
+            self._pictures = None
+        elif self._pictures is None:
+            self._pictures = PictureRing(infos, self.capacity)
+        else:
+            self._pictures.begin(infos)
         self._obs = obs
         self._states = states
         return obs
@@ -147,6 +159,8 @@ class Recorder(VecEnvWrapper):
             ring["state"][row] = self._states
             ring["next_state"][row] = states
             self._states = states
+        if self._pictures is not None:
+            self._pictures.record(row, infos)
         if dones.any():
             self._record_ends(row, dones, infos)
         self._obs = obs
@@ -159,6 +173,8 @@ class Recorder(VecEnvWrapper):
             self._ring["next_obs"][row, env] = infos[env]["terminal_observation"]
             if self._n_state:
                 self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
+            if self._pictures is not None:
+                self._pictures.begin_one(int(env), self.venv.unwrapped.reset_infos[env])
             early = (
                 self._episode_steps[env] < self.horizon
                 if self.horizon is not None
@@ -216,13 +232,18 @@ class Recorder(VecEnvWrapper):
                 f"{n_steps} steps per env were asked for but {available} are kept; raise the "
                 "recorder's `n_steps`."
             )
-        rows = np.arange(self.n_recorded - n_steps, self.n_recorded) % self.capacity
+        rows = self._rows(n_steps)
         return {name: column[rows].swapaxes(0, 1) for name, column in self._ring.items()}
+
+    def _rows(self, n_steps: int) -> Array:
+        """Where in the ring the last `n_steps` lie, in order of time."""
+        return np.arange(self.n_recorded - n_steps, self.n_recorded) % self.capacity
 
     def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
         """Up to n distinct clips, drawn evenly from all kept windows that cross no episode end.
 
-        The arrays are copies: no clip pins the ring.
+        Where pictures are taken, only from windows of which all are kept. The arrays are copies:
+        no clip pins the ring.
 
         Raises:
             DataError: no window of this length lies within an episode, or a number is not finite.
@@ -231,17 +252,24 @@ class Recorder(VecEnvWrapper):
         columns = self._columns(available)
         breaks = np.cumsum(np.pad(columns["ends"], ((0, 0), (1, 0))), axis=1)  # (n_envs, steps + 1)
         # A window may end on an episode's last step, but no end may lie before that.
-        inner = breaks[:, length - 1 : available] - breaks[:, : available - length + 1]
-        valid = np.argwhere(inner == 0)  # (windows, 2): env, first step
+        n_windows = max(available - length + 1, 0)
+        inner = breaks[:, length - 1 : available] - breaks[:, :n_windows]
+        rows = self._rows(available)
+        allowed = inner == 0
+        if self._pictures is not None:  # those of the oldest steps may be gone
+            allowed &= self._pictures.has(rows)[:n_windows]
+        valid = np.argwhere(allowed)  # (windows, 2): env, first step
         if len(valid) == 0:
             raise DataError(
                 f"`clip_length` is {length} but no recorded episode has that many steps "
                 f"({available} per env are kept); lower `clip_length` or collect longer episodes."
             )
         chosen = valid[rng.permutation(len(valid))[:n]]
-        return [self._cut(columns, int(env), int(start), length) for env, start in chosen]
+        return [self._cut(columns, rows, int(env), int(start), length) for env, start in chosen]
 
-    def _cut(self, columns: dict[str, Array], env: int, start: int, length: int) -> Clip:
+    def _cut(
+        self, columns: dict[str, Array], rows: Array, env: int, start: int, length: int
+    ) -> Clip:
         window = slice(start, start + length)
 
         def with_last(name: str) -> Array:
@@ -255,12 +283,14 @@ class Recorder(VecEnvWrapper):
             context_id=self.context_id,
             true_rewards=None if np.isnan(rewards).all() else rewards,
             sim_states=with_last("state") if self._n_state else None,
+            pictures=self._pictures.cut(rows[window], env) if self._pictures else None,
         )
 
     def state(self) -> dict[str, Array]:
         """Everything that was recorded, in order of time, for a checkpoint."""
         available = min(self.n_recorded, self.capacity)
-        return {name: column.swapaxes(0, 1) for name, column in self._columns(available).items()}
+        columns = {n: column.swapaxes(0, 1) for n, column in self._columns(available).items()}
+        return columns | (self._pictures.state(self._rows(available)) if self._pictures else {})
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Restore what `state` returned; the next step begins a new episode."""
@@ -270,6 +300,8 @@ class Recorder(VecEnvWrapper):
             self._keep(self.capacity)
         for name, column in self._ring.items():
             column[:n_steps] = state[name]
+        if "pictures" in state:
+            self._pictures = PictureRing.from_state(state, self.capacity)
         self.n_recorded = n_steps
 
 

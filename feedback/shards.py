@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from rlhf_gym.data import Array, Clip
 from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.feedback.picture_files import PICTURE_FILES, picture_blocks, stored_pictures
 from rlhf_gym.files import sync
 
 __all__ = [
@@ -48,7 +49,7 @@ class ShardFile:
     """What is recorded about one file of a shard."""
 
     name: str
-    """"obs.npy", "actions.npy", "true_rewards.npy" or "states.npy"."""
+    """"obs.npy", "actions.npy", "true_rewards.npy", "states.npy", or one of `PICTURE_FILES`."""
     n_bytes: int
     """Its size."""
     crc32: int
@@ -118,7 +119,7 @@ def _padded(arrays: Sequence[Array], n_rows: int) -> Array:
     return block
 
 
-def _blocks(clips: Sequence[Clip]) -> Mapping[str, Array]:
+def _blocks(clips: Sequence[Clip]) -> dict[str, Array]:
     """The arrays of one shard, by file name."""
     n_steps = max(len(clip) for clip in clips)
     rewards = np.full((len(clips), n_steps), np.nan, np.float32)
@@ -139,7 +140,7 @@ def _blocks(clips: Sequence[Clip]) -> Mapping[str, Array]:
             for clip in clips
         ]
         blocks["states.npy"] = _padded(states, n_steps + 1)
-    return blocks
+    return blocks | picture_blocks(clips)
 
 
 def _write_array(path: Path, array: Array) -> ShardFile:
@@ -220,8 +221,7 @@ def describe_shard(folder: Path) -> list[ShardFile]:
         CorruptDataError: the folder or one of its necessary files is missing.
     """
     names = ["obs.npy", "actions.npy", "true_rewards.npy"]
-    if (folder / "states.npy").exists():
-        names.append("states.npy")
+    names += [name for name in ("states.npy", *PICTURE_FILES) if (folder / name).exists()]
     try:
         return [
             ShardFile(name, (folder / name).stat().st_size, _crc32(folder / name)) for name in names
@@ -270,7 +270,7 @@ class ShardReader:
     def clips(
         self, shard: str, files: Mapping[str, ShardFile], members: Sequence[Sequence[Any]]
     ) -> dict[int, Clip]:
-        """Copies of some clips of one shard, true rewards and states included.
+        """Copies of some clips of one shard, with all that is known of them; pictures as views.
 
         Args:
             shard: The folder's name.
@@ -294,6 +294,7 @@ class ShardReader:
                 context_id=sys.intern(context),
                 true_rewards=None if np.isnan(rewards[0]) else rewards.copy(),
                 sim_states=maps["states.npy"][row, : n + 1].copy() if has_states else None,
+                pictures=stored_pictures(maps, row, n),
             )
         return clips
 

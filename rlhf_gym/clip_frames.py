@@ -1,27 +1,26 @@
-"""From a clip's stored simulator states to the pictures a person sees, and at which pace."""
+"""From what is stored of a clip to the pictures a person sees, and at which pace."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
 from rlhf_gym.data import Array, Clip
 from rlhf_gym.envs.make import make_env
+from rlhf_gym.envs.picture_info import step_seconds
 from rlhf_gym.envs.sim_state import SimStateReader, render_state
-from rlhf_gym.errors import DataError
+from rlhf_gym.errors import CorruptDataError, DataError
 
-__all__ = ["ClipFrames", "ClipRenderer", "playback", "step_seconds"]
+__all__ = ["ClipFrames", "ClipRenderer", "playback", "recorded_frames"]
 
 _MAX_FPS = 30.0  # what a viewer draws on 2 cores, and more than a person needs
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 1.5, 2.0  # of a clip of 50 steps
 _LONGEST_STEP_SECONDS = _LONGEST_SECONDS / 50  # of longer clips
-_UNKNOWN_STEP_SECONDS = 1 / 30
 _HUGE = 1e10  # MuJoCo's own limit (mjMAXVAL), beyond which it calls a state unstable
 
 
@@ -90,23 +89,25 @@ def playback(n_steps: int, dt: float) -> tuple[list[int], float]:
     return indices, seconds / len(indices)
 
 
-def step_seconds(env: gym.Env[Any, Any]) -> float:
-    """Seconds that one step takes: the env's `dt`, else one over its `render_fps`, else 1/30."""
-    bare: Any = env.unwrapped
-    fps = bare.metadata.get("render_fps")
-    dt = getattr(bare, "dt", None)
-    if _positive(dt):
-        return float(dt)
-    return 1 / float(fps) if _positive(fps) else _UNKNOWN_STEP_SECONDS
+def recorded_frames(clip: Clip) -> ClipFrames:
+    """What the env showed while it acted, for clips that carry `pictures`; needs no env.
 
-
-def _positive(value: Any) -> TypeGuard[float]:
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return bool(is_number and math.isfinite(value) and value > 0)
+    Raises:
+        DataError: the clip has no pictures, or damaged ones; the message names it.
+    """
+    if clip.pictures is None:
+        raise DataError(f"clip {clip.id} carries no pictures; draw it with `ClipRenderer`.")
+    indices, seconds_per_frame = playback(len(clip), clip.pictures.step_seconds)
+    try:
+        return ClipFrames(clip.pictures.decode(indices), seconds_per_frame)
+    except CorruptDataError as error:
+        raise CorruptDataError(f"clip {clip.id} cannot be shown: {error}") from error
 
 
 class ClipRenderer:
     """Draws the clips of one env from their simulator states. Nothing else is in the picture.
+
+    A clip with pictures that were taken while the env acted is shown as it was then.
 
     A robot with a MuJoCo model is drawn by `FastRenderer`, any other env by its own `render`. Where
     the env might be MuJoCo's, call `rlhf_gym.gl.choose_gl` first.
@@ -155,9 +156,12 @@ class ClipRenderer:
         """Draw a clip.
 
         Raises:
-            DataError: the clip has no simulator states, or damaged ones; the message names it.
+            DataError: the clip has neither pictures nor simulator states, or damaged ones; the
+                message names it.
             MissingDependencyError: MuJoCo finds no OpenGL library to draw with.
         """
+        if clip.pictures is not None:
+            return recorded_frames(clip)
         return self.render_states(clip.id, clip.sim_states)
 
     def render_states(self, clip_id: str, states: Array | None) -> ClipFrames:
@@ -187,9 +191,10 @@ class ClipRenderer:
     def _checked(self, clip_id: str, states: Array | None) -> Array:
         if states is None or not self._reader.supported:
             raise DataError(
-                f"clip {clip_id} cannot be drawn: {self._env_id} offers no simulator state. Define "
-                "`get_extra_state` and `set_extra_state` on the env's class, for what its picture "
-                "depends on, and record new clips (docs/guide-own-env.md)."
+                f"clip {clip_id} cannot be shown: {self._env_id} offers no simulator state, and no "
+                "pictures were taken while it acted. Record new clips with `--teacher human` or "
+                "`--record-pictures`, or define `get_extra_state` and `set_extra_state` on the "
+                "env's class (docs/guide-own-env.md)."
             )
         expected = len(self._reader.read())
         if states.ndim != 2 or states.shape[1] != expected or len(states) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -123,7 +124,8 @@ def build_control_agent(prepared: Prepared) -> Any:
     """The agent of a configuration, untrained."""
     config, plan = prepared.config, prepared.plan
     longest = max(plan.warm_up, *plan.steps)
-    return resolve("agent", config.algo)(
+    factory: Callable[..., Any] = resolve("agent", config.algo)
+    return factory(
         config.env,
         n_run_steps=config.steps,
         settings=prepared.settings,
@@ -132,7 +134,23 @@ def build_control_agent(prepared: Prepared) -> Any:
         seed=torch_seed(stream(config.seed, "agent")),
         device=config.device,
         allow_variable_horizon=config.allow_variable_horizon,
+        **_picture_arguments(config, factory),
     )
+
+
+def _picture_arguments(config: TrainConfig, factory: Callable[..., Any]) -> dict[str, bool]:
+    """Whether the agent is to take pictures: nothing is paid for them where nobody looks."""
+    for_people = config.teacher == "human" and config.reward == "learned" and config.labels > 0
+    if not (for_people or config.record_pictures):
+        return {}
+    if "record_pictures" in inspect.signature(factory).parameters:
+        return {"record_pictures": True}
+    if config.record_pictures:
+        raise ConfigError(
+            f"`record_pictures` is set, but the agent {config.algo} takes no argument of that "
+            "name; leave the option out, or have the agent wrap its envs in `PictureInfo`."
+        )
+    return {}  # an agent of the user's own: its envs may have states, or pictures all the same
 
 
 def build_control_reward_model(prepared: Prepared) -> RewardModel:

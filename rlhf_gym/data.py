@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_gym.errors import DataError
+from rlhf_gym.pictures import Pictures
 
 __all__ = [
     "Array",
@@ -34,7 +35,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-def _require_length(owner: str, name: str, array: Array, expected: int, rule: str) -> None:
+def _require_length(owner: str, name: str, array: Sized, expected: int, rule: str) -> None:
     if len(array) != expected:
         raise DataError(
             f"`{owner}.{name}` has {len(array)} entries, expected {expected} ({rule}); "
@@ -153,22 +154,28 @@ class Clip:
     """(T,) for synthetic teachers and for measuring; never shown to a reward model."""
     sim_states: Array | None = None
     """(T + 1, S) simulator states, to render the clip later, or None."""
+    pictures: Pictures | None = None
+    """T + 1 pictures taken while the env acted, where it has no simulator state, or None."""
 
     def __post_init__(self) -> None:
         _check_steps("Clip", self.obs, self.actions, self.true_rewards, self.sim_states)
+        if self.pictures is not None:
+            n_states = len(self.actions) + 1
+            _require_length("Clip", "pictures", self.pictures, n_states, "one per observation")
 
     @classmethod
     def from_storage(cls, clip_id: str, **fields: Any) -> Clip:
         """Rebuild a clip that was checked and hashed when it was stored, without doing so again."""
         clip = object.__new__(cls)
-        clip.__dict__.update(true_rewards=None, sim_states=None)
+        clip.__dict__.update(true_rewards=None, sim_states=None, pictures=None)
         clip.__dict__.update(fields, id=clip_id)
         return clip
 
     def without_true_rewards(self) -> Clip:
-        """The same clip as a learner may see it."""
+        """The same clip as a learner, or a person, may see it."""
         fields = {"obs": self.obs, "actions": self.actions, "context_id": self.context_id}
-        return Clip.from_storage(self.id, sim_states=self.sim_states, **fields)
+        shown = {"sim_states": self.sim_states, "pictures": self.pictures}
+        return Clip.from_storage(self.id, **shown, **fields)
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -2,7 +2,8 @@
 
 Two threads serve a waiting list: one has clips drawn into the cache by a process of its own
 (`rlhf_gym.render_process`), the other reads pictures from the cache into memory. Both take the
-nearest clip first; the caller only ever looks into memory.
+nearest clip first; the caller only ever looks into memory. A clip that carries pictures of its own
+is not drawn: it goes straight into memory.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rlhf_gym.clip_frames import ClipFrames
+from rlhf_gym.clip_frames import ClipFrames, recorded_frames
 from rlhf_gym.data import Clip
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, RlhfGymError
 from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.render_process import RenderProcess, RenderProcessDied
 
@@ -151,6 +152,9 @@ class RenderWorker:
                     return
             try:
                 work(clip)
+            except RlhfGymError as error:
+                with self._changed:
+                    self._errors[clip.id] = str(error)
             except Exception as error:  # a thread that ended would leave a labeller waiting forever
                 with self._changed:
                     self._errors[clip.id] = f"clip {clip.id} cannot be shown: {error!r}"
@@ -161,15 +165,20 @@ class RenderWorker:
         return drawable[: self._n_in_memory]
 
     def _next_to_load(self) -> Clip | None:
-        ready = self._on_disk.difference(self._memory)
-        return next((clip for clip in self._near() if clip.id in ready), None)
+        for clip in self._near():
+            is_ready = clip.pictures is not None or clip.id in self._on_disk
+            if is_ready and clip.id not in self._memory:
+                return clip
+        return None
 
     def _next_to_draw(self) -> Clip | None:
         done = {*self._on_disk, *self._memory, *self._errors}
-        return next((clip for clip in self._wanted if clip.id not in done), None)
+        wanted = (clip for clip in self._wanted if clip.pictures is None)
+        return next((clip for clip in wanted if clip.id not in done), None)
 
     def _load(self, clip: Clip) -> None:
-        found = self._cache.get(clip.id, self._size)
+        recorded = clip.pictures is not None
+        found = recorded_frames(clip) if recorded else self._cache.get(clip.id, self._size)
         with self._changed:
             if found is None:  # removed to make room, or damaged: draw it again
                 self._on_disk.discard(clip.id)

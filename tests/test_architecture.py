@@ -27,10 +27,12 @@ CORE = {
     "device",
     "errors",
     "files",
+    "pictures",
     "protocols",
     "provenance",
     "registry",
     "runs",
+    "scored",
     "seeding",
     "text_clips",
 }

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_gym.clip_frames import ClipFrames, ClipRenderer, playback, step_seconds
+from rlhf_gym.clip_frames import ClipFrames, ClipRenderer, playback
 from rlhf_gym.data import Array, Clip
 from rlhf_gym.envs import make_env
+from rlhf_gym.envs.picture_info import step_seconds
 from rlhf_gym.envs.point_mass import draw_point_mass
 from rlhf_gym.errors import ConfigError, DataError
 
