@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from rlhf_gym.agents.settings import OPTIONAL
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
 from rlhf_gym.feedback.teachers import make_teacher
@@ -142,7 +143,7 @@ def _check(record: Record) -> None:
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first option that differs; "" where none does."""
-    defaults = _flat(resolved(TrainConfig()))
+    defaults = _flat({**resolved(TrainConfig()), "hyperparameters": dict(OPTIONAL)})
     old, new = _flat(then), _flat(now)
     for key in sorted({*old, *new} - _NO_DIFFERENCE):
         if key not in old and key in defaults and new[key] == defaults[key]:
