@@ -2,10 +2,11 @@
 # Repeats every measurement at its real size, in order; `make bench` calls it.
 #
 # The timings take about 20 minutes on 2 cores: overhead 10, time split 5, reward fit 3, store 2.
-# Nothing else should run meanwhile. Label efficiency and teachers are 320 runs of minutes each;
+# Nothing else should run meanwhile. Label efficiency, teachers and noise are 350 runs of minutes each;
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept.
 #
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)
+#   TRL_PYTHON=ENV/bin/python         measures TRL beside our text algorithms (see README.md)
 #   DATA=FOLDER                       PandaLM, HH-RLHF and SST-2, for the measurements on real data
 #   BENCH_WORKERS=2                   runs at once in label efficiency and teachers
 set -euo pipefail
@@ -32,6 +33,13 @@ if [[ -n "${DATA:-}" ]]; then
     python benchmarks/human_agreement.py --data "$DATA"
     python benchmarks/text_real_data.py --data "$DATA"
 fi
-for spec in label_efficiency teachers; do
+if [[ -n "${TRL_PYTHON:-}" ]]; then
+    python benchmarks/against_trl.py --peer-python "$TRL_PYTHON"
+fi
+for spec in label_efficiency teachers noise; do
     rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
 done
+for env in HalfCheetah Hopper; do
+    python benchmarks/adversary.py --env "rlhf_gym/$env-v0" --out "adversary_${env,,}"
+done
+python benchmarks/backflip.py --runs build/backflip --figure docs/figures/backflip.png

@@ -17,7 +17,12 @@ from torch import Tensor
 from rlhf_gym.data import Array, Clip, Preference, RewardBatch
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
-from rlhf_gym.feedback.metrics import correlation, fit_figures
+from rlhf_gym.feedback.metrics import (
+    CalibrationBin,
+    calibration_table,
+    correlation,
+    fit_figures,
+)
 from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
 from rlhf_gym.feedback.text_data import (
     PairTable,
@@ -225,6 +230,27 @@ class TextRewardModel:
         self._normalise(scores)
         return self._report(table, scores, heldout, outcome, time.perf_counter() - started)
 
+    def calibration(self, preferences: Sequence[Preference]) -> list[CalibrationBin]:
+        """Predicted against observed P(first preferred), on the answers that a fit keeps back.
+
+        Args:
+            preferences: Exactly what the last fit was given; of others it may have known some.
+
+        Returns:
+            The bins of `calibration_table`; none where no answer was held out.
+
+        Raises:
+            DataError: as `fit`.
+        """
+        trained = PreferenceSet.from_preferences(preferences).trained()
+        if len(trained) == 0:
+            return []
+        table = pair_table(trained, self.tokenizer, self.limits)
+        heldout = self._heldout(table)
+        predicted = _predicted(table, self.net.score_texts(table.texts, self.pad_id))[heldout]
+        noise = self.settings.noise
+        return calibration_table(predicted * (1 - noise) + noise / 2, table.probs[heldout])
+
     def save(self, folder: Path) -> None:
         """Write weights, settings, tokenizer and shape into an existing folder."""
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
@@ -316,12 +342,9 @@ class TextRewardModel:
         outcome: TextFitOutcome,
         seconds: float,
     ) -> TextFitReport:
-        pairs = torch.as_tensor(table.pairs, device=scores.device)
-        difference = (scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]]).double()  # (E, N)
-        predicted = torch.sigmoid(difference).mean(0).cpu().numpy()  # (N,)
         answers = table.probs.astype(np.float64)
         return TextFitReport(
-            **fit_figures(predicted, answers, heldout, self.settings.noise),
+            **fit_figures(_predicted(table, scores), answers, heldout, self.settings.noise),
             n_epochs=outcome.n_epochs,
             weight_decay=self.settings.weight_decay,
             seconds=seconds,
@@ -334,3 +357,11 @@ class TextRewardModel:
                 scores.mean(0).cpu().numpy(), table.texts.completion_lengths
             ),
         )
+
+
+def _predicted(table: PairTable, scores: Tensor) -> Array:
+    """(N,) float64 P(first preferred), the mean over the members, by (E, M) scores of the texts."""
+    pairs = torch.as_tensor(table.pairs, device=scores.device)
+    difference = (scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]]).double()  # (E, N)
+    predicted: Array = torch.sigmoid(difference).mean(0).cpu().numpy()
+    return predicted

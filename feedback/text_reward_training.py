@@ -9,7 +9,7 @@ K: the likelihood of the answers is what is maximised.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,9 @@ from rlhf_gym.errors import NumericalError
 from rlhf_gym.feedback.bradley_terry import preference_log_probs, preference_loss
 from rlhf_gym.feedback.text_data import EncodedTexts, PairTable
 from rlhf_gym.feedback.text_settings import TextRewardSettings
+from rlhf_gym.language.batches import by_length
 
 __all__ = ["TextFitOutcome", "TextRewardNet", "fit_texts", "minibatches", "pair_losses"]
-
-_TEXTS_AT_ONCE = 64
-"""Where no gradient is needed: few enough to stay in the processor's cache."""
 
 
 class TextRewardNet(nn.Module):
@@ -65,21 +63,24 @@ class TextRewardNet(nn.Module):
         scores: Tensor = self.heads(final.to(self.heads.weight.dtype)).float().T  # (E, B)
         return scores
 
+    def score_some(self, texts: EncodedTexts, which: Sequence[int], pad_id: int) -> Tensor:
+        """(E, m) float32 scores of some texts; those of like length are computed together."""
+        device = self.heads.weight.device
+        lengths = torch.tensor([len(texts.rows[index]) for index in which], dtype=torch.int64)
+        scores = torch.zeros(self.heads.out_features, len(which), device=device)
+        for group in by_length(lengths, device):
+            ids, last = texts.padded([which[place] for place in group.tolist()], pad_id)
+            scores[:, group.to(device)] = self(ids.to(device), last.to(device))
+        return scores
+
     @torch.no_grad()
     def score_texts(self, texts: EncodedTexts, pad_id: int) -> Tensor:
-        """(E, M) float32 scores of any number of texts; those of like length are scored together.
+        """(E, M) float32 scores of all texts, without gradient.
 
         Raises:
             NumericalError: a score is not finite.
         """
-        device = self.heads.weight.device
-        order = np.argsort([len(row) for row in texts.rows], kind="stable")
-        scores = torch.zeros(self.heads.out_features, len(texts), device=device)
-        for start in range(0, len(order), _TEXTS_AT_ONCE):
-            which = order[start : start + _TEXTS_AT_ONCE].tolist()
-            ids, last = texts.padded(which, pad_id)
-            scores[:, which] = self(ids.to(device), last.to(device))
-        return _finite(scores)
+        return _finite(self.score_some(texts, range(len(texts)), pad_id))
 
     @torch.no_grad()
     def score_rows(self, ids: Tensor, last: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ class TextRewardNet(nn.Module):
             NumericalError: a score is not finite.
         """
         scores = torch.zeros(self.heads.out_features, len(ids), device=ids.device)
-        for which in torch.split(last.argsort(), _TEXTS_AT_ONCE) if len(last) else ():
-            part = last[which]
-            scores[:, which] = self(ids[which, : int(part[-1]) + 1], part)
+        for group in by_length(last + 1, ids.device):
+            part = last[group]
+            scores[:, group] = self(ids[group, : int(part[-1]) + 1], part)
         return _finite(scores)
 
 
@@ -252,8 +253,7 @@ def _batch_loss(
     """Weighted sum of the answers' losses, the mean over the members."""
     device = net.heads.weight.device
     used, flat = np.unique(table.pairs[rows], return_inverse=True)
-    ids, last = table.texts.padded(used.tolist(), pad_id)
-    scores = net(ids.to(device), last.to(device))  # (E, m)
+    scores = net.score_some(table.texts, used.tolist(), pad_id)  # (E, m)
     pairs = torch.as_tensor(flat.reshape(-1, 2), device=device)  # (B, 2)
     losses = pair_losses(
         scores[:, pairs[:, 0]],

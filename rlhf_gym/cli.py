@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
         out: Path | None = None,
         config: Path | None = None,
         resume: Path | None = None,
+        hyperparameters: tuple[str, ...] = (),
     ) -> None:
         """Train an agent from preferences, then write the summary and report.html.
 
@@ -40,17 +42,24 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
             out: The run folder; default is a fresh one under runs/.
             config: A YAML file of options; flags beside it win.
             resume: Continue the run in this folder, by its own configuration.
+            hyperparameters: Single settings of the agent over the task's, `name=value` each, as
+                agents/ppo.yml and agents/text.yml name them; `ppo.kl_coef=0` takes the price off
+                KL on texts.
         """
         from rlhf_gym import training
+        from rlhf_gym.overrides import with_overrides
         from rlhf_gym.progress import print_summary
         from rlhf_gym.report import write_report
 
-        if resume is not None and (out is not None or options != TrainConfig()):
+        changed = dataclasses.replace(
+            options, hyperparameters=with_overrides(options.hyperparameters, hyperparameters)
+        )
+        if resume is not None and (out is not None or changed != TrainConfig()):
             raise ConfigError(
                 "`--resume` continues a run in its own folder by its own config.yaml; leave "
                 "`--out`, `--config` and all options away."
             )
-        run = training.resume(resume) if resume is not None else training.train(options, out)
+        run = training.resume(resume) if resume is not None else training.train(changed, out)
         write_report(run.folder)
         print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
 

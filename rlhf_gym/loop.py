@@ -22,6 +22,7 @@ from rlhf_gym.feedback.pooling import Pooling, pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
 from rlhf_gym.runs import Run
+from rlhf_gym.scored import scored_figures
 from rlhf_gym.seeding import generator, stream
 
 __all__ = ["Parts", "Plan", "RoundObserver", "run_rounds"]
@@ -50,6 +51,8 @@ class Plan:
     """Answers that are in the store before the first question."""
     source: Literal["learned", "true"] = "learned"
     """What the agent is trained on; with "true" nothing is asked."""
+    warm_up_as: tuple[str, str] = ("collect", "warming up")
+    """What the warm-up's seconds are counted as, and what a display calls it."""
 
     @property
     def n_rounds(self) -> int:
@@ -113,8 +116,7 @@ def run_rounds(
                 parts.reward_model.save(folder)
 
         observer.phase("saving")
-        counters = ("last_sequence", parts.agent.counts)
-        state = {key: metrics.get(key) for key in counters}
+        state = {key: metrics.get(key) for key in ("last_sequence", parts.agent.counts)}
         run.save_checkpoint(round_, write, state)
         observer.round(metrics, plan.n_rounds)
 
@@ -128,7 +130,7 @@ def _play_round(
 
     agent.begin_round(stream(plan.seed, "round", round_))
     if round_ == 0:
-        with clock("collect", "warming up"):
+        with clock(*plan.warm_up_as):
             agent.warm_up(plan.warm_up)
 
     signal = Signal(source="true")
@@ -158,6 +160,7 @@ def _play_round(
         seed = stream(plan.seed, "evaluation", round_)
         episodes = agent.evaluate(plan.eval_episodes, seed)
         metrics.update(evaluate_trajectories(episodes, reward_model).figures())
+        metrics.update(scored_figures(episodes))
         if reward_model is not None:
             rng = generator(plan.seed, "fresh clips", round_)
             fresh = agent.clips(_FRESH_CLIPS, plan.clip_length, rng)

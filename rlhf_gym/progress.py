@@ -36,6 +36,7 @@ __all__ = [
 _PARTS = {
     "setup": "set-up",
     "collect": "collecting clips",
+    "sft": "supervised fine-tuning",
     "label": "labelling",
     "fit": "fitting the reward",
     "improve": "training the agent",
@@ -144,9 +145,9 @@ class _Rows:
         unit = "env_steps" if "env_steps" in metrics else "completions"
         cells = (
             ("round", 7, _round_of(metrics, n_rounds)),
-            (unit.replace("_", " "), 11, show_number(metrics.get(unit))),
+            (unit.replace("_", " "), 12, show_number(metrics.get(unit))),
             ("labels", 8, show_number(metrics.get("n_labels"))),
-            ("TRUE return", 13, show_number(metrics.get("true_return_mean"))),
+            ("TRUE return", 12, show_number(metrics.get("true_return_mean"))),
             ("(std)", 7, show_number(metrics.get("true_return_std"))),
             ("learned return", 16, show_number(metrics.get("learned_return_mean"))),
             ("accuracy", 10, show_number(metrics.get("reward_accuracy_heldout"), 3)),
@@ -378,7 +379,8 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
         low, high = (show_number(summary.get(f"win_rate_{end}"), 2) for end in ("low", "high"))
         text = f"{show_number(summary['win_rate'], 2)} ({low} to {high}), by the true reward"
         rows.append(("win rate against SFT", text))
-        rows.append(("KL from it", f"{show_number(summary.get('kl_to_ref'))} nats per completion"))
+        kl = summary.get("kl_evaluated", summary.get("kl_to_ref"))
+        rows.append(("KL from it", f"{show_number(kl)} nats per completion"))
     rows.append(_spent(summary))
     rows.append(("wall time", show_seconds(summary.get("seconds_total"))))
     parts = seconds_by_part(summary.get("seconds") or {})

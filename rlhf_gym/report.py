@@ -29,7 +29,7 @@ from rlhf_gym.progress import (
 )
 from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds
 from rlhf_gym.runs import Run
-from rlhf_gym.text_figures import sample_rows
+from rlhf_gym.text_figures import kl_key, sample_rows
 
 __all__ = ["write_report"]
 
@@ -170,7 +170,7 @@ def _tiles(summary: Mapping[str, Any], learned: bool) -> list[_Tile]:
     returns = summary.get("evaluation_returns") or []
     note = f"std {show_number(summary.get('true_return_std'))}"
     if returns:
-        note += f" over {len(returns)} episodes"
+        note += f" over {len(returns)} {_unit(summary)}s"
     tiles = [_Tile(show_number(summary.get("true_return_mean")), "true return", note)]
     fraction = recovered_fraction(summary)
     if fraction is not None:
@@ -181,12 +181,38 @@ def _tiles(summary: Mapping[str, Any], learned: bool) -> list[_Tile]:
         share = "-" if accuracy is None else f"{accuracy:.1%}"
         tiles += [
             _Tile(show_number(summary.get("n_labels")), "labels", "answers about pairs of clips"),
-            _Tile(share, "held-out accuracy", "answers that the learned reward predicts"),
+            _Tile(share, "held-out accuracy", _accuracy_note(summary)),
         ]
+    tiles += _text_tiles(summary)
     steps = show_number(summary.get("env_steps", summary.get("completions")))
     unit = "completions" if "completions" in summary else "env steps"
     seconds = show_seconds(summary.get("seconds_total"))
     return [*tiles, _Tile(steps, unit, ""), _Tile(seconds, "wall time", "")]
+
+
+def _unit(summary: Mapping[str, Any]) -> str:
+    """What one evaluation return belongs to."""
+    return "completion" if "completions" in summary else "episode"
+
+
+def _accuracy_note(summary: Mapping[str, Any]) -> str:
+    bins = (summary.get("calibration") or {}).get("bins") or []
+    n = sum(int(entry["n"]) for entry in bins)
+    held_out = f" of {n} held out" if n else ""
+    return f"answers that the learned reward predicts{held_out}; ties do not count"
+
+
+def _text_tiles(summary: Mapping[str, Any]) -> list[_Tile]:
+    """How a text run compares with the model it began with, where it has ended."""
+    tiles = []
+    if finite(summary.get("win_rate")) is not None:
+        ends = (show_number(summary.get(f"win_rate_{end}"), 2) for end in ("low", "high"))
+        note = f"{' to '.join(ends)} (95 %), against the model after SFT, by the true reward"
+        tiles.append(_Tile(show_number(summary["win_rate"], 2), "win rate", note))
+    kl = summary.get(kl_key(summary))
+    if finite(kl) is not None:
+        tiles.append(_Tile(show_number(kl), "KL from SFT", "nats per completion"))
+    return tiles
 
 
 def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
@@ -194,6 +220,7 @@ def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
     reference = summary.get("reference") or {}
     found = (finite(value) for value in summary.get("evaluation_returns") or [])
     returns = [value for value in found if value is not None]
+    unit = _unit(summary)
     rows: list[tuple[str, object]] = [
         (
             "True return after SFT"
@@ -202,16 +229,13 @@ def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
             reference.get("random_return_mean"),
         ),
         ("True return of the agent on the true reward", reference.get("true_reward_return_mean")),
-        ("Worst evaluation episode (true return)", min(returns, default=None)),
-        ("Best evaluation episode (true return)", max(returns, default=None)),
+        (f"Worst evaluation {unit} (true return)", min(returns, default=None)),
+        (f"Best evaluation {unit} (true return)", max(returns, default=None)),
         (
             "Env steps spent on evaluation",
             None if "completions" in summary else summary.get("eval_steps"),
         ),
-        ("Win rate against the model after SFT, by the true reward", summary.get("win_rate")),
-        ("  its 95 % interval, from", summary.get("win_rate_low")),
-        ("  to", summary.get("win_rate_high")),
-        ("KL from the model after SFT (nats per completion)", summary.get("kl_to_ref")),
+        ("Price of one nat of KL, in reward (kl_coef)", summary.get("kl_coef")),
     ]
     if learned:
         rows += [

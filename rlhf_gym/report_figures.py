@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from rlhf_gym.component_figure import component_panel
 from rlhf_gym.progress import finite, seconds_by_part, show_number, show_seconds
 from rlhf_gym.report_panels import (
     BLUE,
@@ -61,7 +62,7 @@ def draw_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel]:
         Panels in reading order. A run on the true reward has none of the reward model's.
     """
     with rc_context(_STYLE):
-        panels = [_returns(metrics, summary)]
+        panels = [_returns(metrics, summary), component_panel(metrics, summary)]
         if is_learned(metrics, summary):
             panels += [
                 _accuracy(metrics),
@@ -99,27 +100,28 @@ def _returns(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
     if not series(metrics, "true_return_mean")[0]:
         return None
     learned = is_learned(metrics, summary)
+    unit = "completion" if is_text(metrics) else "episode"
     figure = Figure(figsize=(7.6, 5.4 if learned else 3.6), layout="constrained")
     if learned:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
         line(bottom, metrics, "learned_return_mean", ORANGE, "", "s")
         bottom.set_title("Learned return: what the agent maximises")
-        bottom.set_ylabel("per episode")
+        bottom.set_ylabel(f"per {unit}")
     else:
         top = bottom = figure.subplots()
     _true_return(top, metrics, summary)
     step_axis(bottom, metrics)
     caption = (
-        "Evaluation episodes after each round, by the task's own reward, which the agent "
+        f"Evaluation {unit}s after each round, by the task's own reward, which the agent "
         f"{'never sees' if learned else 'is trained on'}. Band: one standard deviation over the "
-        "episodes. Thin lines: worst and best episode."
+        f"{unit}s. Thin lines: worst and best {unit}."
     )
     if learned:
         caption += (
             " The learned return has its own scale, fixed anew by each fit: compare the shapes. "
             "Where the learned return rises and the true one falls, the reward model is exploited."
         )
-    return Panel("returns", "returns", "Return over training", caption, figure)
+    return Panel("returns", "returns", "Return over training", caption, figure, wide=True)
 
 
 def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None:
@@ -146,7 +148,7 @@ def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None
             label = f"{label}: {show_number(value)}"
             ax.axhline(value, color=colour, linestyle=style, linewidth=1.5, label=label)
     ax.set_title("True return: the task's own reward")
-    ax.set_ylabel("per episode")
+    ax.set_ylabel("per completion" if is_text(metrics) else "per episode")
     ax.legend(loc="best")
 
 
@@ -201,7 +203,7 @@ def _calibration(summary: Mapping[str, Any]) -> Panel | None:
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.14, 1.02), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_xlabel("predicted: first clip preferred")
+    ax.set_xlabel("predicted: first preferred")
     ax.set_ylabel("observed in held-out answers")
     caption = (
         "When the reward model says 80 %, is it so in 80 % of the held-out answers? On the dotted "

@@ -46,6 +46,10 @@ class Panel:
     caption: str
     """What is seen and how to read it, in a sentence or two."""
     figure: Figure
+    finding: str = ""
+    """What the numbers of this run say, in a plain sentence; empty where they say nothing."""
+    wide: bool = False
+    """Whether it takes a row of its own."""
 
 
 def series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rlhf_gym.data import Preference, Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
-from rlhf_gym.feedback.metrics import calibration_table
+from rlhf_gym.feedback.dataset import PreferenceSet
+from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.files import write_json
 from rlhf_gym.loop import Parts
+from rlhf_gym.protocols import RewardModel
 from rlhf_gym.runs import Run
+from rlhf_gym.scored import COMPONENT, scored_figures
 from rlhf_gym.seeding import generator, stream
 from rlhf_gym.train_config import TrainConfig
 
 __all__ = ["write_summary"]
 
 _FRESH_CLIPS = 500
+
+
+@runtime_checkable
+class _Calibrated(Protocol):
+    """A reward model that knows which answers it held out."""
+
+    def calibration(self, preferences: Sequence[Preference]) -> list[CalibrationBin]:
+        """On those of them; given what the last fit was given."""
 
 
 def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: float) -> None:
@@ -43,17 +55,16 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         # People may answer on after the last fit: what counts is what was trained on.
         "n_labels": _last(metrics, "n_labels") or 0,
         **evaluation.figures(),
+        **scored_figures(episodes),
         "evaluation_returns": evaluation.true_returns.tolist(),
-        "reference": _reference(config, [t.true_return for t in random]),
+        "reference": _reference(config, random),
     }
     if model is not None:
         assert config.clip_length is not None, "a run's configuration is complete"
         rng = generator(config.seed, "final clips")
         fresh = parts.agent.clips(_FRESH_CLIPS, config.clip_length, rng)
         summary["reward_correlation"] = reward_correlation(fresh, model)
-        # Which answers another model held out is not known; that of texts holds out by prompt.
-        own = config.reward_model != "ensemble" or parts.agent.counts == "completions"
-        summary["calibration"] = {"bins": []} if own else _calibration(config, parts)
+        summary["calibration"] = {"bins": _calibration(config, parts, metrics)}
         summary["reward_accuracy_heldout"] = _last(metrics, "reward_accuracy_heldout")
     if parts.agent.counts == "completions":
         summary |= _text_figures(parts.agent, n_episodes, metrics, stream(config.seed, "compared"))
@@ -69,40 +80,59 @@ def _text_figures(
     agent: Any, n: int, metrics: list[dict[str, Any]], seed: np.random.SeedSequence
 ) -> dict[str, Any]:
     """What a text run is judged by beside its return, where the agent can say."""
-    keys = ("kl_to_ref", "length", "distinct_2")
+    keys = ("kl_to_ref", "kl_coef", "length", "distinct_2")
     figures = {key: _last(metrics, key) for key in keys}
     if hasattr(agent, "compare"):
         figures |= agent.compare(n, seed)
+    if hasattr(agent, "component_weights"):
+        figures["component_weights"] = agent.component_weights
     return figures
 
 
-def _calibration(config: TrainConfig, parts: Parts) -> dict[str, Any]:
+def _calibration(
+    config: TrainConfig, parts: Parts, metrics: list[dict[str, Any]]
+) -> list[CalibrationBin]:
     """Predicted against observed P(first preferred), on answers that were never trained on."""
-    assert parts.reward_model is not None
-    answers = parts.store.preferences().trained()
+    model = parts.reward_model
+    assert model is not None
+    # As the last fit saw them: people may have answered on since.
+    answers = parts.store.preferences(
+        up_to=_last(metrics, "last_sequence"), first_rounds=len(metrics)
+    )
+    if isinstance(model, _Calibrated):
+        return model.calibration(answers)
+    if config.reward_model != "ensemble":
+        return []  # which answers it held out is not known
+    return _ensemble_calibration(config, model, answers.trained())
+
+
+def _ensemble_calibration(
+    config: TrainConfig, model: RewardModel, answers: PreferenceSet
+) -> list[CalibrationBin]:
     mask = heldout_mask(answers.query_ids, config.ensemble.fit.heldout_fraction)
+    if mask.all() or not mask.any():  # of a handful that would all be held out, a fit holds none
+        return []
     heldout = [answers[i] for i in np.flatnonzero(mask).tolist()]
-    if not heldout:
-        return {"bins": []}
     first, second = (
-        parts.reward_model.clip_returns([p.query.clips[side] for p in heldout])  # (E, B)
+        model.clip_returns([p.query.clips[side] for p in heldout])  # (E, B)
         for side in (0, 1)
     )
     predicted = (1 / (1 + np.exp(np.clip(second - first, -500, 500)))).mean(axis=0)  # (B,)
     noise = config.ensemble.fit.noise
     predicted = predicted * (1 - noise) + noise / 2
     labels = np.array([p.preference_prob for p in heldout], dtype=np.float64)
-    return {"bins": calibration_table(predicted, labels)}
+    return calibration_table(predicted, labels)
 
 
-def _reference(config: TrainConfig, random_returns: Iterable[float]) -> dict[str, Any]:
+def _reference(config: TrainConfig, random: Sequence[Trajectory]) -> dict[str, Any]:
     """What random actions reach, measured now, and the yardstick of the same budget, if on file."""
     table = json.loads((resources.files("rlhf_gym") / "yardsticks.json").read_text())
     entry = table.get(config.env, {})
     # Of the same task: another horizon, or other arguments, make another.
     comparable = entry.get("steps") == config.steps and not config.make_env_kwargs()
     return {
-        "random_return_mean": float(np.mean(list(random_returns))),
+        "random_return_mean": float(np.mean([t.true_return for t in random])),
+        **{k: v for k, v in scored_figures(random).items() if k.startswith(COMPONENT)},
         "true_reward_return_mean": entry.get("return_mean") if comparable else None,
         "source": entry.get("source") if comparable else None,
     }

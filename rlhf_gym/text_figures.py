@@ -10,12 +10,17 @@ from matplotlib.figure import Figure
 from rlhf_gym.progress import finite, show_number
 from rlhf_gym.report_panels import BLUE, GREEN, GREY, ORANGE, Metrics, Panel, line, step_axis
 
-__all__ = ["is_text", "sample_rows", "text_panels"]
+__all__ = ["is_text", "kl_key", "sample_rows", "text_panels"]
 
 
 def is_text(metrics: Metrics) -> bool:
     """Whether the rounds count completions."""
     return bool(metrics) and "completions" in metrics[0]
+
+
+def kl_key(figures: Mapping[str, Any]) -> str:
+    """The KL of what was evaluated; of runs without it, that of the rollouts before."""
+    return "kl_evaluated" if "kl_evaluated" in figures else "kl_to_ref"
 
 
 def text_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel | None]:
@@ -27,7 +32,7 @@ def _frontier(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
     points = [
         (kl, value)
         for row in metrics
-        if (kl := finite(row.get("kl_to_ref"))) is not None
+        if (kl := finite(row.get(kl_key(row)))) is not None
         and (value := finite(row.get("true_return_mean"))) is not None
     ]
     if not points:
@@ -37,16 +42,18 @@ def _frontier(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
     start = finite((summary.get("reference") or {}).get("random_return_mean"))
     path = [*([(0.0, start)] if start is not None else []), *points]
     x, y = [kl for kl, _ in path], [value for _, value in path]
-    ax.plot(x, y, color=BLUE, marker="o")
+    ax.plot(x, y, color=BLUE, marker="o", linewidth=1.0)
+    ax.plot(x[-1:], y[-1:], "o", color=BLUE, markersize=9)
     if start is not None:
-        ax.plot([0.0], [start], "s", color=GREY)
-        ax.annotate("after SFT", (0.0, start), (6, 4), textcoords="offset points", color=GREY)
-    ax.annotate("last round", (x[-1], y[-1]), (6, -12), textcoords="offset points", color=BLUE)
+        ax.plot([0.0], [start], "s", color=GREY, markersize=6)
+        ax.annotate("after SFT", (0.0, start), (8, -2), textcoords="offset points", color=GREY)
+    ax.margins(x=0.08, y=0.12)
     ax.set_xlabel("KL from the model after SFT, nats per completion")
     ax.set_ylabel("true reward")
     caption = (
-        "What each round had gained and what it had paid: KL is how far the policy has moved. A "
-        "path that goes on to the right without rising is over-optimisation."
+        "From the square, after SFT, to the large dot, the last round: what each round had gained "
+        "and what it had paid. KL is how far the policy has moved. A path that goes on to the "
+        "right without rising pays for nothing."
     )
     return Panel("frontier", "text", "True reward against KL", caption, figure)
 
@@ -80,9 +87,9 @@ def sample_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str, st
         (
             str(sample.get("prompt", "")),
             str(sample.get("before", "")),
-            show_number(sample.get("true_before")),
+            show_number(sample.get("true_before"), 2),
             str(sample.get("after", "")),
-            show_number(sample.get("true_after")),
+            show_number(sample.get("true_after"), 2),
         )
         for sample in samples
     ]

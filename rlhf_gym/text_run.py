@@ -76,6 +76,7 @@ def _plan(config: TrainConfig, settings: TextAgentSettings) -> Plan:
         answers_per_query=config.answers_per_query,
         pooling=config.pooling,
         source=config.reward,
+        warm_up_as=("sft", "fine-tuning"),
     )
 
 

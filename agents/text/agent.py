@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from rlhf_gym.agents.text.agent_settings import TextAgentSettings
+from rlhf_gym.agents.text.exact_kl import completion_kl
 from rlhf_gym.agents.text.sft import SFTTrainer, encode_examples
 from rlhf_gym.data import Clip, Trajectory
 from rlhf_gym.envs.make import make_env
-from rlhf_gym.envs.text.task import TextTask
+from rlhf_gym.envs.text.task import TaskScores, TextTask
 from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.files import write_json
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
@@ -23,6 +24,7 @@ from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.reference import ReferenceModel, reference_of
 from rlhf_gym.language.sampler import sample_completions
 from rlhf_gym.protocols import Signal
+from rlhf_gym.scored import ScoredTrajectory
 from rlhf_gym.seeding import torch_seed
 from rlhf_gym.text_clips import symbols_text, text_clip
 
@@ -122,6 +124,11 @@ class TextAgent:
         """Completions of one rollout."""
         return self.settings.ppo.batch_size
 
+    @property
+    def component_weights(self) -> dict[str, float]:
+        """What each of the task's rewards counts in the true one; 0 is only watched."""
+        return {name: reward.weight for name, reward in self.task.rewards.components.items()}
+
     def log_to(self, folder: Path) -> None:
         """Nothing: the figures of a text run are those in metrics.jsonl."""
 
@@ -167,7 +174,8 @@ class TextAgent:
         n_prompts = -(-max(n, 4) // _PER_PROMPT)
         rows = rng.integers(len(self.task), size=n_prompts).repeat(_PER_PROMPT)
         generator = torch.Generator(device=self.lm.device).manual_seed(int(rng.integers(2**62)))
-        return list(dict.fromkeys(self._completions(rows, generator)))
+        clips, _ = self._as_clips(self._sample(rows, generator, self.lm), rows)
+        return list(dict.fromkeys(clips))
 
     def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
         """Spend `n_steps` completions on getting better at `signal`."""
@@ -182,21 +190,30 @@ class TextAgent:
             n_episodes: How many.
             seed: The same one draws the same prompts.
             random: With the reference's model, what was there before learning from preferences.
+
+        Returns:
+            `ScoredTrajectory` each, with the task's components and the KL to the reference.
         """
         rng = np.random.default_rng(seed)
         rows = rng.integers(len(self.task), size=n_episodes)
         generator = torch.Generator(device=self.lm.device).manual_seed(torch_seed(seed))
-        lm = self.reference.lm if random and self.reference is not None else self.lm
+        assert self.reference is not None, "warm_up or load comes first"
+        lm = self.reference.lm if random else self.lm
+        batch = self._sample(rows, generator, lm)
+        clips, scores = self._as_clips(batch, rows)
+        kl = completion_kl(lm, self.reference.lm, batch).tolist()
         return [
-            Trajectory(
+            ScoredTrajectory(
                 obs=clip.obs,
                 actions=clip.actions,
                 true_rewards=clip.true_rewards,
                 terminated=True,
                 truncated=False,
                 context_id=clip.context_id,
+                components={name: float(of[i]) for name, of in scores.components.items()},
+                kl_to_ref=kl[i],
             )
-            for clip in self._completions(rows, generator, lm)
+            for i, clip in enumerate(clips)
         ]
 
     def compare(self, n: int, seed: np.random.SeedSequence) -> dict[str, Any]:
@@ -230,15 +247,6 @@ class TextAgent:
 
     # --- samples -----------------------------------------------------------------------------
 
-    def _completions(
-        self,
-        rows: Sequence[int] | np.typing.NDArray[np.int64],
-        generator: torch.Generator,
-        lm: LanguageModel | None = None,
-    ) -> list[Clip]:
-        batch = self._sample(np.asarray(rows, np.int64), generator, lm or self.lm)
-        return self._as_clips(batch, rows)
-
     @torch.no_grad()
     def _sample(
         self, rows: np.typing.NDArray[np.int64], generator: torch.Generator, lm: LanguageModel
@@ -252,18 +260,20 @@ class TextAgent:
             generator=generator,
         ).batch
 
-    def _as_clips(self, batch: TokenBatch, rows: Any) -> list[Clip]:
-        """Completions as clips, each with its true reward on its last symbol."""
-        indices = [int(row) for row in rows]
-        totals = self.task.score(
-            indices, batch.completion_ids.cpu().numpy(), batch.completion_mask.cpu().numpy()
-        ).total
+    def _as_clips(self, batch: TokenBatch, rows: Any) -> tuple[list[Clip], TaskScores]:
+        """Completions as clips, each with its true reward on its last symbol, and all scores."""
+        scores = self._scores(batch, rows)
         clips = []
-        for clip, total in zip(self._blind_clips(batch, rows), totals.tolist(), strict=True):
+        for clip, total in zip(self._blind_clips(batch, rows), scores.total.tolist(), strict=True):
             rewards = np.zeros(len(clip), np.float32)
             rewards[-1] = total
             clips.append(replace(clip, true_rewards=rewards))
-        return clips
+        return clips, scores
+
+    def _scores(self, batch: TokenBatch, rows: Any) -> TaskScores:
+        """What the task says of completions of the prompts in these rows."""
+        ids, mask = batch.completion_ids.cpu().numpy(), batch.completion_mask.cpu().numpy()
+        return self.task.score([int(row) for row in rows], ids, mask)
 
     def _blind_clips(self, batch: TokenBatch, rows: Any) -> list[Clip]:
         """Completions as clips without a true reward: what a reward model may see."""

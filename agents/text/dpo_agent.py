@@ -10,9 +10,9 @@ import torch
 
 from rlhf_gym.agents.text.agent import TextAgent
 from rlhf_gym.agents.text.dpo_trainer import TextDPOTrainer
+from rlhf_gym.agents.text.exact_kl import completion_kl
 from rlhf_gym.agents.text.metrics import distinct_n
 from rlhf_gym.agents.text.preference_pairs import pairs_of_preferences
-from rlhf_gym.language.scores import completion_scores
 from rlhf_gym.protocols import Signal
 from rlhf_gym.seeding import torch_seed
 
@@ -83,8 +83,7 @@ class TextDPOAgent(TextAgent):
         assert self.reference is not None
         rows = self._rng.integers(len(self.task), size=_N_PROBES)
         batch = self._sample(rows, self._generator, self.lm)
-        own = completion_scores(self.lm, batch).logprobs
-        kl = (own - self.reference.completion_logprobs(batch)).sum(1)
+        kl = completion_kl(self.lm, self.reference.lm, batch)
         lists = batch.completion_lists()
         return {
             "kl_to_ref": float(kl.mean()),

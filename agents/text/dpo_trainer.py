@@ -17,14 +17,11 @@ from rlhf_gym.agents.text.rollout import Reference
 from rlhf_gym.agents.text.settings import TextDPOSettings
 from rlhf_gym.agents.text.trainer_state import read_state, restore_module, write_state
 from rlhf_gym.errors import ConfigError
-from rlhf_gym.language.batches import TokenBatch
+from rlhf_gym.language.batches import TokenBatch, by_length
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
 
 __all__ = ["TextDPOTrainer"]
-
-# Completions per forward pass without gradient, where no micro-batch is set.
-_AT_ONCE = 256
 
 
 class TextDPOTrainer:
@@ -67,9 +64,10 @@ class TextDPOTrainer:
         self.optimiser = Optimiser([lm.model], s.learning_rate, s.adam_eps, s.max_grad_norm)
         self.n_updates = 0
         self.n_total_updates = s.n_epochs * math.ceil(len(pairs) / s.batch_size)
-        self.ref_logprobs = self._sums(
-            lambda batch: reference.completion_logprobs(batch, s.temperature)
-        )  # (M,)
+        with torch.no_grad():
+            self.ref_logprobs = self._sums(
+                lambda batch: reference.completion_logprobs(batch, s.temperature)
+            )  # (M,)
         require_finite("the reference's log-probability", self.ref_logprobs)
         self._order = torch.zeros(0, dtype=torch.int64, device=lm.device)
 
@@ -151,8 +149,7 @@ class TextDPOTrainer:
         marks = torch.zeros(len(pairs.completions), dtype=torch.bool, device=both.device)
         marks[both.flatten()] = True
         where = (marks.cumsum(0) - 1)[both]  # (2, n) rows among the marked
-        batch = pairs.completions.select(marks.nonzero()[:, 0]).trimmed()
-        sums = completion_scores(self.lm, batch, temperature=s.temperature).logprobs.sum(1)
+        sums = self._sums(self._logprobs, marks.nonzero()[:, 0])
         # index_select: its gradient adds up much faster than that of sums[where].
         logprobs = sums.index_select(0, where.flatten()).view_as(where)  # (2, n)
         references = self.ref_logprobs[both]  # (2, n)
@@ -172,6 +169,20 @@ class TextDPOTrainer:
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
         return float(loss.detach()), logprobs.detach()
 
+    def _logprobs(self, batch: TokenBatch) -> Tensor:
+        return completion_scores(self.lm, batch, temperature=self.settings.temperature).logprobs
+
+    def _sums(
+        self, logprobs_of: Callable[[TokenBatch], Tensor], rows: Tensor | None = None
+    ) -> Tensor:
+        """(M,) log-probabilities of whole completions, like lengths together; of some, or all."""
+        every = self.pairs.completions
+        completions = every if rows is None else every.select(rows)
+        sums = torch.zeros(len(completions), device=self.lm.device)
+        for group in by_length(completions.attention_mask.sum(1), self.lm.device):
+            sums[group] = logprobs_of(completions.select(group).trimmed()).sum(1)
+        return sums
+
     def _diagnostics(self, rows: Tensor, logprobs: Tensor) -> dict[str, float]:
         pairs = self.pairs
         both = torch.stack([pairs.chosen[rows], pairs.rejected[rows]])  # (2, n)
@@ -188,12 +199,11 @@ class TextDPOTrainer:
             "accuracy": float(right.float().mean()) if len(right) else float("nan"),
         }
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss and the diagnostics of `update` over all pairs, without learning."""
         s, pairs = self.settings, self.pairs
-        sums = self._sums(
-            lambda batch: completion_scores(self.lm, batch, temperature=s.temperature).logprobs
-        )
+        sums = self._sums(self._logprobs)
         both = torch.stack([pairs.chosen, pairs.rejected])  # (2, N)
         logprobs, references = sums[both], self.ref_logprobs[both]
         loss = dpo_loss(
@@ -209,19 +219,6 @@ class TextDPOTrainer:
         )
         rows = torch.arange(len(pairs), device=self.lm.device)
         return {"loss": float(loss), **self._diagnostics(rows, logprobs)}
-
-    @torch.no_grad()
-    def _sums(self, logprobs_of: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """(M,) log-probabilities of the whole completions."""
-        completions = self.pairs.completions
-        size = self.settings.micro_batch_size or _AT_ONCE
-        rows = torch.arange(len(completions), device=self.lm.device)
-        return torch.cat(
-            [
-                logprobs_of(completions.select(part).trimmed()).sum(1)
-                for part in torch.split(rows, size)
-            ]
-        )
 
     def save(self, folder: Path) -> None:
         """Write `dpo.safetensors` and `dpo.json`: with them a run goes on bit for bit.

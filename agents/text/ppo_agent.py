@@ -100,8 +100,7 @@ class TextPPOAgent(TextAgent):
         return learned
 
     def _true_scores(self, batch: TokenBatch, rows: Tensor) -> Any:
-        ids, mask = batch.completion_ids.cpu().numpy(), batch.completion_mask.cpu().numpy()
-        return self.task.score(rows.tolist(), ids, mask).total
+        return self._scores(batch, rows).total
 
     def save(self, folder: Path) -> None:
         """Write model, reference, value head, optimiser and counters."""

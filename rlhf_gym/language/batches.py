@@ -19,6 +19,7 @@ from rlhf_gym.errors import ConfigError, DataError
 __all__ = [
     "EncodedPrompts",
     "TokenBatch",
+    "by_length",
     "cut_left",
     "encode_prompts",
     "encode_texts",
@@ -181,6 +182,32 @@ _TENSORS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 def positions_of(mask: Tensor) -> Tensor:
     """(B, L) bool -> (B, L) int64 positions that do not count padding; 0 before the first token."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+# Few enough to stay in a processor's cache, enough to keep its multiplications efficient.
+_TOKENS_AT_ONCE = {"cpu": 1024}
+_TOKENS_ELSEWHERE = 32_768
+
+
+def by_length(lengths: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Rows in groups of like length: computed group by group, little of it is padding.
+
+    Args:
+        lengths: (B,) int64, tokens of each row.
+        device: Where they are computed; it decides how many tokens a group has.
+
+    Returns:
+        Groups of row indices, each (b,) int64, every row in one of them; the shortest come first.
+    """
+    most = _TOKENS_AT_ONCE.get(device.type, _TOKENS_ELSEWHERE)
+    order = lengths.argsort(stable=True)
+    sizes: list[int] = []
+    for length in lengths[order].tolist():
+        if sizes and (sizes[-1] + 1) * length <= most:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+    return torch.split(order, sizes) if sizes else ()
 
 
 def pad_right(

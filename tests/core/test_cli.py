@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf_gym.cli import main
 from rlhf_gym.errors import MissingDependencyError
@@ -20,7 +21,8 @@ HYPERPARAMETERS = "hyperparameters: {n_envs: 2, n_steps: 100, batch_size: 100, n
 def run_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "options.yaml").write_text(HYPERPARAMETERS + "seed: 3\nlabels: 99\n")
-    main(["train", *SMALL, "--config", str(folder / "options.yaml"), "--out", str(folder / "run")])
+    flags = ["--config", str(folder / "options.yaml"), "--hyperparameters", "ent_coef=1e-3"]
+    main(["train", *SMALL, *flags, "--out", str(folder / "run")])
     return folder / "run"
 
 
@@ -28,6 +30,8 @@ def test_train_writes_the_run_folder_and_flags_win_over_the_file(run_folder: Pat
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["seed"] == 3, "from the file"
     assert summary["n_labels"] == 20, "the flag, not the file's 99"
+    settings = yaml.safe_load((run_folder / "config.yaml").read_text())["hyperparameters"]
+    assert (settings["n_envs"], settings["ent_coef"]) == (2, 0.001), "the file's, and the flag's"
     for name in ("config.yaml", "provenance.json", "preferences.db", "metrics.jsonl"):
         assert (run_folder / name).stat().st_size > 0
     assert (run_folder / "clips/round-0000/states.npy").is_file()
@@ -73,6 +77,9 @@ def test_a_finished_run_resumes_to_itself(run_folder: Path) -> None:
         (["train", "--resume", "/no/such/run"], "/no/such/run"),
         (["train", "--resume", "a", "--out", "b"], "--out"),
         (["train", "--resume", "a", "--steps", "5"], "all options away"),
+        (["train", "--resume", "a", "--hyperparameters", "n_envs=2"], "all options away"),
+        (["train", "--hyperparameters", "ppo.kl_coef"], "write `name=value`"),
+        (["train", "--hyperparameters", "n_env=2"], "argument 'n_env'"),
         (["evaluate", "/no/such/run"], "/no/such/run"),
         (["report", "/no/such/run"], "/no/such/run"),
         (["train", "--device", "cuda:7x"], "cuda:7x"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_gym.errors import ConfigError, DataError
-from rlhf_gym.language.batches import TokenBatch, encode_prompts, pad_left
+from rlhf_gym.language.batches import TokenBatch, by_length, encode_prompts, pad_left
 from rlhf_gym.language.tokenizers import word_tokenizer
 
 PAD_ID, EOS_ID = 0, 2
@@ -149,3 +149,22 @@ def test_limits_of_rows_and_prompts_are_checked() -> None:
         pad_left([[3, 4, 5]], PAD_ID, 2)
     with pytest.raises(ConfigError, match="`max_tokens` is 0"):
         encode_prompts(word_tokenizer(["a"]), ["a"], 0)
+
+
+@given(st.lists(st.integers(0, 2000), max_size=40))
+def test_groups_of_like_length_hold_every_row_once_and_no_more_tokens_than_fit(
+    lengths: list[int],
+) -> None:
+    groups = by_length(torch.tensor(lengths, dtype=torch.int64), torch.device("cpu"))
+    in_order = [row for group in groups for row in group.tolist()]
+    assert sorted(in_order) == list(range(len(lengths)))
+    assert [lengths[row] for row in in_order] == sorted(lengths)
+    for group in groups:
+        # 1,024 padded tokens on a processor; a row that is longer stands alone.
+        assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= 1024
+
+
+def test_a_group_is_filled_before_the_next_one_begins() -> None:
+    groups = by_length(torch.tensor([512, 256, 256, 512]), torch.device("cpu"))
+    assert [group.tolist() for group in groups] == [[1, 2], [0, 3]]
+    assert by_length(torch.zeros(0, dtype=torch.int64), torch.device("cpu")) == ()

@@ -134,3 +134,24 @@ def test_gradients_are_finite_although_some_ids_are_forbidden() -> None:
 def test_a_temperature_that_is_not_above_zero_is_refused(temperature: float) -> None:
     with pytest.raises(ConfigError, match="greedy=True"):
         completion_scores(loud(), BATCH, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradients_are_those_of_a_plain_log_softmax(temperature: float) -> None:
+    lm = loud()
+    batch = TokenBatch.from_lists([[1, 3], [1]], [[4, 5, 2], [6]], lm.pad_id, lm.eos_id)
+    weights = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 0.0]])
+    plain = torch.zeros(())
+    for row, (prompt, completion) in enumerate((([1, 3], [4, 5, 2]), ([1], [6]))):
+        ids = torch.tensor([[*prompt, *completion]])
+        logits = lm.model(input_ids=ids).logits[0] / temperature  # (L, V)
+        for t, token in enumerate(completion):
+            allowed = logits[len(prompt) + t - 1][ALLOWED]
+            plain = plain + weights[row, t] * allowed.log_softmax(-1)[ALLOWED.index(token)]
+    expected = torch.autograd.grad(plain, lm.trainable_parameters())
+    loss = (completion_scores(lm, batch, temperature=temperature).logprobs * weights).sum()
+    found = torch.autograd.grad(loss, lm.trainable_parameters())
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        # Single precision, sums over tokens in another order; gradients here are of order 1.
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)

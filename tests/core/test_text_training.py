@@ -13,6 +13,7 @@ import pytest
 
 from rlhf_gym import training
 from rlhf_gym.errors import ConfigError, UnknownNameError
+from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.offline import evaluate_run, fit_run, watch_run
 from rlhf_gym.report import write_report
@@ -62,13 +63,42 @@ def test_budgets_are_exact_and_the_text_figures_are_on_file(finished: Run) -> No
     assert (summary["completions"], summary["n_labels"], len(metrics)) == (96, 24, 3)
     assert summary["win_rate_low"] <= summary["win_rate"] <= summary["win_rate_high"]
     assert len(summary["samples"]) == 8
-    # The mask of held-out queries is not the text model's, which holds out whole prompts.
-    assert summary["calibration"] == {"bins": []}
     for row in metrics:
         for key in ("kl_to_ref", "entropy", "length", "distinct_2", "true_return_mean"):
             assert math.isfinite(row[key]), key
         assert row["learned_return_mean"] is not None
     assert abs(metrics[0]["kl_to_ref"]) < 0.5, "the first rollouts are close to the reference"
+
+
+def test_the_parts_of_the_reward_are_on_file_with_what_they_count(finished: Run) -> None:
+    summary, metrics = json.loads(finished.summary_path.read_text()), finished.metrics()
+    assert summary["component_weights"] == {"sentiment": 1.0, "positive": 0.0}
+    assert summary["kl_coef"] == 0.4  # of agents/text.yml
+    for row in (*metrics, summary):
+        # One part is paid, once: its mean is the return's. Of the other, 1, 0.5 or 0 by sign.
+        assert row["component_sentiment"] == pytest.approx(row["true_return_mean"], abs=1e-6)
+        assert 0 <= row["component_positive"] <= 1
+        assert row["kl_evaluated"] >= 0
+    reference = summary["reference"]
+    assert reference["component_sentiment"] == pytest.approx(
+        reference["random_return_mean"], abs=1e-6
+    )
+
+
+def test_fine_tuning_has_seconds_of_its_own(finished: Run) -> None:
+    summary, metrics = json.loads(finished.summary_path.read_text()), finished.metrics()
+    assert summary["seconds"]["sft"] == metrics[0]["seconds_sft"] > 0
+    assert "collect" not in summary["seconds"] and "seconds_sft" not in metrics[1]
+
+
+def test_calibration_counts_the_answers_that_the_last_fit_held_out(finished: Run) -> None:
+    bins = json.loads(finished.summary_path.read_text())["calibration"]["bins"]
+    with PreferenceStore(finished.store_folder) as store:
+        answers = store.preferences().trained()
+    # Whole prompts are held out, by the hash of each prompt's context.
+    prompts = [answer.query.clips[0].context_id for answer in answers]
+    n_heldout = int(heldout_mask(prompts, 0.1).sum())
+    assert 0 < n_heldout < 24 and sum(entry["n"] for entry in bins) == n_heldout
 
 
 def test_the_pairs_are_completions_of_one_prompt_with_their_true_rewards(finished: Run) -> None:
@@ -130,6 +160,9 @@ def test_the_report_shows_the_frontier_and_samples(finished: Run) -> None:
     sample = json.loads(finished.summary_path.read_text())["samples"][0]
     for text in ("True reward against KL", "Length and variety", "after SFT", "completions"):
         assert text in page
+    for text in ("only watched", "Calibration", "Price of one nat of KL", "win rate"):
+        assert text in page
+    assert "episode" not in page.partition("<h2>Run it again")[0]
     assert html.escape(sample["prompt"]) in page and html.escape(sample["after"]) in page
     assert "random actions" not in page and "env steps" not in page
 

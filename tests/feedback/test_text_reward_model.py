@@ -87,6 +87,30 @@ def test_whether_a_completion_ended_by_itself_matters() -> None:
     assert np.abs(scores[:, 0] - scores[:, 1]).min() > 1e-3
 
 
+def test_calibration_is_that_of_the_answers_a_fit_held_out() -> None:
+    model, preferences = make_model(max_epochs=2, label_noise=0.1), make_preferences(200)
+    preferences += make_preferences(50, Choice.SKIP)
+    report = model.fit(preferences, np.random.default_rng(0))
+    # By hand: whole prompts are held out; a tenth of the answers is taken for a coin's.
+    answers = [p for p in preferences if p.choice is not Choice.SKIP]
+    mask = heldout_mask([p.query.clips[0].context_id for p in answers], 0.1)
+    heldout = [p for p, held in zip(answers, mask, strict=True) if held]
+    first, second = (model.clip_returns([p.query.clips[i] for p in heldout]) for i in (0, 1))
+    predicted = 0.9 * (1 / (1 + np.exp(second - first))).mean(0) + 0.05
+    bins = model.calibration(preferences)
+    assert sum(entry["n"] for entry in bins) == report.n_heldout == len(heldout) >= 10
+    assert {entry["observed"] for entry in bins} == {1.0}  # the first was always preferred
+    tenths = np.floor(10 * predicted)
+    assert [entry["n"] for entry in bins] == np.unique(tenths, return_counts=True)[1].tolist()
+    for entry, tenth in zip(bins, np.unique(tenths), strict=True):
+        expected = predicted[tenths == tenth].mean()
+        assert entry["predicted"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_an_answer_there_is_no_calibration() -> None:
+    assert make_model().calibration(make_preferences(5, Choice.SKIP)) == []
+
+
 def test_ids_of_another_tokenizer_are_refused_and_their_text_is_read() -> None:
     model, other = make_model(), make_lm(tokenizer=train_byte_bpe(["ab"], 259))
     assert model.shares_tokenizer(make_lm(seed=5)) and not model.shares_tokenizer(other)
