@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ RECORD_FORMAT = 1
 
 # The task's usual budget: the run's own is `steps`.
 _NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
+# Stock PPO never sees these: VecNormalize scales its rewards.
+_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale", "hyperparameters.centre_reward"}
 
 _FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
 
@@ -125,7 +127,8 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         return None, f"its record is of another run, {record['task']}, {record['setting']}"
     if record["runner"] != job.runner:
         return None, f"its record was made by the runner {record['runner']}"
-    difference = _difference(record["config"], resolved(job.config))
+    ignored = _NO_DIFFERENCE | (_NO_DIFFERENCE_TO_STOCK if job.runner == "stock" else set())
+    difference = _difference(record["config"], resolved(job.config), ignored)
     return (None, f"its record was made with {difference}") if difference else (record, "")
 
 
@@ -141,11 +144,11 @@ def _check(record: Record) -> None:
             raise ValueError("a point of the curve is not finite")
 
 
-def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Set[str]) -> str:
     """The first option that differs; "" where none does."""
     defaults = _flat({**resolved(TrainConfig()), "hyperparameters": dict(OPTIONAL)})
     old, new = _flat(then), _flat(now)
-    for key in sorted({*old, *new} - _NO_DIFFERENCE):
+    for key in sorted({*old, *new} - ignored):
         if key not in old and key in defaults and new[key] == defaults[key]:
             continue
         if old.get(key) != new.get(key) or (key in old) != (key in new):
