@@ -82,11 +82,6 @@ class PPOAgent:
         self.info: SpaceInfo = space_info(self._evaluation_envs[0])
         self.settings = settings or align(load_settings("ppo", env_id), self.info.horizon)
         self.n_run_steps = n_run_steps
-        if self.settings.centre_reward and (allow_variable_horizon or self.info.horizon is None):
-            raise ConfigError(
-                "`centre_reward` is true and episodes may end early: taking the mean off would pay "
-                "or charge for staying alive; leave it false for this env."
-            )
         self.on_steps: Callable[[int], None] | None = None
         n_steps = self.settings.algorithm["n_steps"]
         make_training_env = self._make_env
@@ -213,12 +208,7 @@ class PPOAgent:
         if signal.reward_model is None:
             raise ConfigError("PPO needs a reward model in its signal; fit one first.")
         rewards = signal.reward_model.rewards
-        return SubstituteReward(
-            rewards,
-            scale=scale,
-            centre=self.settings.centre_reward,
-            run_steps=self.n_run_steps,
-        )
+        return SubstituteReward(rewards, scale=scale, run_steps=self.n_run_steps)
 
     def act(self, obs: Array) -> Array:
         """(n, ...) raw observations -> (n, ...) deterministic actions within the action space."""

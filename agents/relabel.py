@@ -56,9 +56,6 @@ class SubstituteReward(BaseCallback):
     Args:
         reward_function: (n_envs, n_steps) batch -> rewards; None uses the recorded true rewards.
         scale: Every reward is multiplied by this before PPO sees it.
-        centre: Whether the mean over each rollout is taken off first. Preferences say nothing about
-            a constant per step, and every fit picks another: left in, the value network chases sums
-            of it (docs/decisions.md 24). Only for episodes of one length, where it cannot matter.
         run_steps: The steps of the whole run, which SB3's schedules run over however often `learn`
             is called; None leaves them to each call.
     """
@@ -68,13 +65,11 @@ class SubstituteReward(BaseCallback):
         reward_function: RewardFunction | None,
         *,
         scale: float = 1.0,
-        centre: bool = False,
         run_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.reward_function = reward_function
         self.scale = scale
-        self.centre = centre
         self.run_steps = run_steps
         self.episode_returns: deque[float] = deque(maxlen=100)
         self._running: Array | None = None
@@ -115,8 +110,6 @@ class SubstituteReward(BaseCallback):
                 "are not finite; training stopped before the update. Check the reward model."
             )
         self._count_returns(rewards, ends)
-        if self.centre:
-            rewards = rewards - rewards.mean()
         return rewards.T * np.float32(self.scale)
 
     def _count_returns(self, rewards: Array, ends: Array) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -17,10 +16,7 @@ from torch import nn
 
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["OPTIONAL", "AgentSettings", "align", "load_settings"]
-
-OPTIONAL: Mapping[str, Any] = MappingProxyType({"centre_reward": False})
-"""What an entry may leave out, and what it is then."""
+__all__ = ["AgentSettings", "align", "load_settings"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ReLU": nn.ReLU,
@@ -30,9 +26,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "GELU": nn.GELU,
     "SiLU": nn.SiLU,
 }
-_NEEDED_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_OURS = (*_NEEDED_OURS, *OPTIONAL)
-_NEEDED = (*_NEEDED_OURS, "n_steps", "batch_size")
+_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
+_NEEDED = (*_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
 
@@ -51,9 +46,6 @@ class AgentSettings:
     reward_scale: float
     """What the reward of deviation 1 is multiplied by: PPO's value network learns discounted sums
     of it, and learns sums near 1 fastest."""
-    centre_reward: bool = False
-    """Whether the learned reward is paid less its mean over each rollout: with a discount near 1,
-    the constant that every fit moves would drown the rest (docs/decisions.md 24)."""
     algorithm: Mapping[str, Any]
     """Keyword arguments of the SB3 algorithm, `policy_kwargs` included."""
 
@@ -85,7 +77,6 @@ class AgentSettings:
             "normalize": self.normalize_obs,
             "policy": self.policy,
             "reward_scale": self.reward_scale,
-            "centre_reward": self.centre_reward,
             **self.algorithm,
             **schedules,
             "policy_kwargs": policy_kwargs,
@@ -124,7 +115,6 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     missing = [name for name in _NEEDED if name not in entry]
     if missing:
         raise ConfigError(f"{where} lacks {missing}; every task needs {list(_NEEDED)}.")
-    entry = {**OPTIONAL, **entry}
     _check_types(entry, where)
     normalize = entry["normalize"]
     if isinstance(normalize, dict):
@@ -153,7 +143,6 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
         normalize_obs=bool(normalize),
         policy=entry["policy"],
         reward_scale=float(entry["reward_scale"]),
-        centre_reward=entry["centre_reward"],
         algorithm=algorithm,
     )
 
@@ -176,7 +165,6 @@ def _check_types(entry: Mapping[str, Any], where: str) -> None:
     """Refuse values that rl-zoo would have evaluated, and what YAML reads as text."""
     accepted: dict[str, tuple[type, ...]] = {
         "normalize": (bool, dict),
-        "centre_reward": (bool,),
         "policy_kwargs": (dict, type(None)),
         "n_steps": (int,),
         "batch_size": (int,),

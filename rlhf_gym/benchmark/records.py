@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from rlhf_gym.agents.settings import OPTIONAL
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
 from rlhf_gym.feedback.teachers import make_teacher
@@ -30,8 +29,8 @@ RECORD_FORMAT = 1
 
 # The task's usual budget: the run's own is `steps`.
 _NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
-# Stock PPO never sees these: VecNormalize scales its rewards.
-_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale", "hyperparameters.centre_reward"}
+# Stock PPO never sees it: VecNormalize scales its rewards.
+_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale"}
 
 _FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
 
@@ -146,7 +145,7 @@ def _check(record: Record) -> None:
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Set[str]) -> str:
     """The first option that differs; "" where none does."""
-    defaults = _flat({**resolved(TrainConfig()), "hyperparameters": dict(OPTIONAL)})
+    defaults = _flat(resolved(TrainConfig()))
     old, new = _flat(then), _flat(now)
     for key in sorted({*old, *new} - ignored):
         if key not in old and key in defaults and new[key] == defaults[key]:

@@ -163,13 +163,6 @@ def test_bad_settings_and_ids_are_refused() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_constant_is_not_taken_off_where_episodes_may_end_early() -> None:
-    settings = load_settings("ppo", ENV, {**SMALL, "centre_reward": True})
-    PPOAgent(ENV, n_run_steps=1000, settings=settings).close()
-    with pytest.raises(ConfigError, match=r"centre_reward.*staying alive"):
-        PPOAgent(ENV, n_run_steps=1000, settings=settings, allow_variable_horizon=True)
-
-
 def test_cuda_without_a_gpu_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"finds no GPU.*--device cpu"):
         PPOAgent(ENV, n_run_steps=10, device="cuda")

@@ -144,19 +144,10 @@ def test_how_learned_rewards_are_scaled_does_not_matter_to_a_stock_run(
 ) -> None:
     job = dataclasses.replace(job, runner=runner)
     content = content_of(job)
-    content["config"]["hyperparameters"] |= {"reward_scale": 0.123, "centre_reward": True}
+    content["config"]["hyperparameters"] ["reward_scale"] = 0.123
     write(job, tmp_path, content)
     record, why = read_record(job, tmp_path)
     assert (record is not None) == (runner == "stock"), why
-
-
-def test_a_setting_that_is_new_since_is_no_difference_at_its_default(
-    job: Job, tmp_path: Path
-) -> None:
-    content = content_of(job)
-    del content["config"]["hyperparameters"]["centre_reward"]
-    write(job, tmp_path, content)
-    assert read_record(job, tmp_path)[0] is not None
 
 
 def damaged(job: Job, key: str, value: Any) -> dict[str, Any]:
