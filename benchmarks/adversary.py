@@ -16,7 +16,6 @@ import argparse
 import json
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -24,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from common import write_result
+from trainer import final_figures, right_choice, training
 
 from rlhf_gym.data import Choice
-from rlhf_gym.feedback.desk import DeskSettings, LabelDesk, Question
+from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.quality.dawid_skene import fit_dawid_skene
 from rlhf_gym.feedback.store import PreferenceStore
 
@@ -40,19 +40,9 @@ DESK = DeskSettings(gold_share=0.0, repeat_share=0.0, n_practice=0)
 OPPOSITE = {Choice.FIRST: Choice.SECOND, Choice.SECOND: Choice.FIRST, Choice.TIE: Choice.TIE}
 
 
-def verdict(store: PreferenceStore, question: Question, wrong: bool) -> Choice:
-    """What the true returns say, or its opposite."""
-    first, second = store.query(question.query.id).clips
-    gap = first.true_return - second.true_return
-    right = Choice.TIE if gap == 0 else Choice.FIRST if gap > 0 else Choice.SECOND
-    return OPPOSITE[right] if wrong else right
-
-
 def label(folder: Path, trainer: subprocess.Popen[bytes], has_adversary: bool, seed: int) -> None:
     """All five answer in turn, in another order each time, until the trainer has ended."""
     rng = random.Random(seed)
-    while not (folder / "run.lock").exists():
-        time.sleep(0.1)
     with ExitStack() as stack:
         store = stack.enter_context(PreferenceStore(folder))
         desks = [
@@ -63,7 +53,8 @@ def label(folder: Path, trainer: subprocess.Popen[bytes], has_adversary: bool, s
                 if not (upcoming := desks[i].upcoming()):
                     continue
                 wrong = (has_adversary and i == 0) or rng.random() < ERRORS
-                choice = verdict(store, upcoming[0], wrong)
+                choice = right_choice(store, upcoming[0].query.id)
+                choice = OPPOSITE[choice] if wrong else choice
                 desks[i].answer(upcoming[0], upcoming[0].side(choice), shown_at=time.time())
             if not any(desk.upcoming() for desk in desks):
                 time.sleep(0.1)
@@ -74,30 +65,22 @@ def run(env: str, way: str, seed: int, pairs: int, steps: int | None) -> dict[st
     has_adversary, pooling = WAYS[way]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        command = [
-            sys.executable, "-m", "rlhf_gym", "train", "--env", env, "--seed", str(seed),
-            "--teacher", "human", "--labels", str(pairs * PER_PAIR), "--label-slack", "0",
-            "--answers-per-query", str(PER_PAIR), "--pooling", pooling, "--out", str(folder),
+        arguments = [
+            "--env", env, "--seed", str(seed), "--teacher", "human", "--label-slack", "0",
+            "--labels", str(pairs * PER_PAIR), "--answers-per-query", str(PER_PAIR),
+            "--pooling", pooling,
         ]  # fmt: skip
-        command += ["--steps", str(steps)] if steps else []
-        trainer = subprocess.Popen(command, stdout=sys.stderr)
-        try:
+        arguments += ["--steps", str(steps)] if steps else []
+        with training(folder, *arguments) as trainer:
             label(folder, trainer, has_adversary, seed)
-        finally:
-            trainer.terminate() if trainer.poll() is None else None
-        if trainer.wait() != 0:
-            raise SystemExit(f"training ended with status {trainer.returncode}")
-        summary = json.loads((folder / "summary.json").read_text())
+        figures = final_figures(folder)
         with PreferenceStore(folder) as store:
             found = fit_dawid_skene(store.answer_records()).reliabilities()
     return {
         "env": env,
         "way": way,
         "seed": seed,
-        "true_return_mean": summary["true_return_mean"],
-        "true_return_std": summary["true_return_std"],
-        "random_return_mean": summary["reference"]["random_return_mean"],
-        "n_labels": summary["n_labels"],
+        **figures,
         "reliabilities": dict(sorted(found.items())),
     }
 

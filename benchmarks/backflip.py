@@ -37,12 +37,12 @@ KINDS = {"learned": TASK, "true": replace(TASK, reward="true")}
 _STEP_SECONDS = 0.008
 
 
-def obtain(kind: str, seed: int, folder: Path) -> Run:
+def obtain(kind: str, seed: int, folder: Path, steps: int | None) -> Run:
     """The finished run of this seed, made now unless it is there."""
     out = folder / f"{kind}-seed{seed}"
     if (out / "summary.json").exists():
         return Run.open(out)
-    return train(replace(KINDS[kind], seed=seed), out, quiet=True)
+    return train(replace(KINDS[kind], seed=seed, steps=steps), out, quiet=True)
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,11 @@ def _torso_angle(info: dict[str, Any]) -> float:
     return float(info["sim_state"][3])  # after the time: x, z and the angle, positive forward
 
 
-def measure(kind: str, seed: int, folder: Path) -> tuple[dict[str, Any], list[Episode]]:
+def measure(
+    kind: str, seed: int, folder: Path, steps: int | None
+) -> tuple[dict[str, Any], list[Episode]]:
     """One seed's figures, and its episodes."""
-    run = obtain(kind, seed, folder)
+    run = obtain(kind, seed, folder, steps)
     summary = json.loads(run.summary_path.read_text())
     episodes = play(run, seed)
     counts = [episode.n_backflips for episode in episodes]
@@ -126,6 +128,7 @@ def main() -> None:
     """Train, count, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--steps", type=int, help="env steps of a run; default the task's budget")
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--figure", type=Path, help="draw the torso's angle, learned runs")
@@ -136,7 +139,7 @@ def main() -> None:
     rows, drawn = [], {}
     for seed in options.seeds:
         for kind in options.kinds:
-            figures, episodes = measure(kind, seed, options.runs)
+            figures, episodes = measure(kind, seed, options.runs, options.steps)
             rows.append(figures)
             print(json.dumps(figures), flush=True)
             if kind == "learned":

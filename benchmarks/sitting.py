@@ -18,19 +18,18 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from common import write_result
+from trainer import final_figures, right_choice, training
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import pygame
 
-from rlhf_gym.data import Choice
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.viewer.window import Viewer
 from rlhf_gym.label_options import LabelOptions
@@ -46,19 +45,14 @@ def press(key: int) -> None:
 
 
 def true_side(store: PreferenceStore, viewer: Viewer) -> str:
-    """What a labeller says who sees the true return of both clips."""
+    """Where the clip with the higher true return is shown."""
     question = viewer.session.question
     assert question is not None
-    first, second = store.query(question.query.id).clips
-    gap = first.true_return - second.true_return
-    better = Choice.TIE if gap == 0 else Choice.FIRST if gap > 0 else Choice.SECOND
-    return question.side(better)
+    return question.side(right_choice(store, question.query.id))
 
 
 def label(folder: Path, trainer: subprocess.Popen[bytes], pause: float) -> dict[str, Any]:
     """Answer until the trainer has ended."""
-    while not (folder / "run.lock").exists():
-        time.sleep(0.1)
     with (
         PreferenceStore(folder) as truth,
         open_sitting(folder, LabelOptions(labeller="script")) as s,
@@ -101,12 +95,6 @@ def weights(folder: Path) -> dict[str, str]:
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in last.glob("*.safetensors")}
 
 
-def train(*arguments: str) -> subprocess.Popen[bytes]:
-    """`rlhf-gym train` in a process of its own."""
-    command = [sys.executable, "-m", "rlhf_gym", "train", *arguments]
-    return subprocess.Popen(command, stdout=sys.stderr)
-
-
 def main() -> None:
     """Run the sitting and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,25 +108,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         first, second = Path(scratch) / "labelled", Path(scratch) / "replayed"
         steps = ["--steps", str(options.steps)] if options.steps else []
-        trainer = train(
-            "--env", options.env, "--teacher", "human", "--labels", str(options.labels),
-            "--out", str(first), *steps,
-        )  # fmt: skip
-        try:
+        asked = ["--env", options.env, "--teacher", "human", "--labels", str(options.labels)]
+        with training(first, *asked, *steps) as trainer:
             figures = label(first, trainer, options.pause)
-        finally:
-            trainer.terminate() if trainer.poll() is None else None
-        if trainer.wait() != 0:
-            raise SystemExit(f"training ended with status {trainer.returncode}")
-        summary = json.loads((first / "summary.json").read_text())
-        figures |= {k: summary[k] for k in ("true_return_mean", "true_return_std", "n_labels")}
-        figures["random_return_mean"] = summary["reference"]["random_return_mean"]
+        figures |= final_figures(first)
         if options.replay:
             config = str(first / "config.yaml")
-            teacher = f"replay:{first}"
-            again = train("--config", config, "--teacher", teacher, "--out", str(second))
-            if again.wait() != 0:
-                raise SystemExit(f"the replay ended with status {again.returncode}")
+            with training(second, "--config", config, "--teacher", f"replay:{first}"):
+                pass
             figures["replay_has_equal_weights"] = weights(first) == weights(second)
     path = write_result(options.out, None, {"options": vars(options), **figures}, [0])
     print(json.dumps(figures, indent=1), path, sep="\n")

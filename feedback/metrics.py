@@ -25,6 +25,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_figures",
     "log_loss",
+    "with_noise",
 ]
 
 _Floats = npt.NDArray[np.float64]
@@ -226,6 +227,17 @@ def _unit_vector(values: _Floats) -> _Floats:
     return values / length if length > 0.0 else np.full_like(values, np.nan)
 
 
+def with_noise(prob_pred: Array, noise: float) -> Array:
+    """P(answered first) where a share of the answers is random (Christiano et al. 2017, 2.2.3).
+
+    Args:
+        prob_pred: (N,) P(first preferred) by the rewards alone.
+        noise: in [0, 1).
+    """
+    answered: Array = prob_pred * (1 - noise) + noise / 2
+    return answered
+
+
 def fit_figures(prob_pred: Array, label_probs: Array, heldout: Array, noise: float) -> FitFigures:
     """The figures of a fit over the answers it trained on and over those it did not.
 
@@ -235,7 +247,7 @@ def fit_figures(prob_pred: Array, label_probs: Array, heldout: Array, noise: flo
         heldout: (N,) bool, True for answers that no weight was trained on.
         noise: the share of answers taken to be uniformly random, in [0, 1).
     """
-    predicted = prob_pred * (1 - noise) + noise / 2
+    predicted = with_noise(prob_pred, noise)
     train = ~heldout
 
     def figure(function: Callable[[Array, Array], float], part: Array) -> float:

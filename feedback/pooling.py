@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from rlhf_gym.data import Choice
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.quality.dawid_skene import soft_labels
 from rlhf_gym.feedback.records import AnswerRecord
@@ -17,19 +15,14 @@ Pooling = Literal["none", "dawid-skene"]
 weighed by how far the others bear them out (Dawid and Skene 1979)."""
 
 
-def pool_labellers(
-    preferences: PreferenceSet, pooling: Pooling, gold: Mapping[str, Choice] | None = None
-) -> PreferenceSet:
+def pool_labellers(preferences: PreferenceSet, pooling: Pooling) -> PreferenceSet:
     """The answers as a reward model is to be fitted to them.
 
     Args:
         preferences: The answers that stand.
         pooling: See `Pooling`. With fewer than three labellers nobody can be borne out by others,
             and every answer is trained on as it is.
-        gold: The right answer by query id, where it is known: the soft label of such a pair is that
-            answer, and its labellers are weighed by it (`PreferenceStore.gold`).
     """
-    known = gold or {}
     if pooling == "none" or len(set(preferences.answers.labellers)) < 3:
         return preferences
     answers = preferences.answers
@@ -45,7 +38,6 @@ def pool_labellers(
             labeller=answers.labellers[row],
             shown_at=0.0,
             answered_at=0.0,
-            expected=known.get(query_id),
         )
         for row, query_id in enumerate(answers.query_ids)
     ]

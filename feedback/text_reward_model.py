@@ -22,6 +22,7 @@ from rlhf_gym.feedback.metrics import (
     calibration_table,
     correlation,
     fit_figures,
+    with_noise,
 )
 from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
 from rlhf_gym.feedback.text_data import (
@@ -248,8 +249,8 @@ class TextRewardModel:
         table = pair_table(trained, self.tokenizer, self.limits)
         heldout = self._heldout(table)
         predicted = _predicted(table, self.net.score_texts(table.texts, self.pad_id))[heldout]
-        noise = self.settings.noise
-        return calibration_table(predicted * (1 - noise) + noise / 2, table.probs[heldout])
+        answered = with_noise(predicted, self.settings.noise)
+        return calibration_table(answered, table.probs[heldout])
 
     def save(self, folder: Path) -> None:
         """Write weights, settings, tokenizer and shape into an existing folder."""

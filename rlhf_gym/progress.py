@@ -24,6 +24,7 @@ __all__ = [
     "LiveProgress",
     "PlainProgress",
     "Progress",
+    "counts_completions",
     "finite",
     "make_progress",
     "print_summary",
@@ -341,8 +342,13 @@ def print_summary(
     console.print(table)
 
 
+def counts_completions(figures: Mapping[str, Any]) -> bool:
+    """Whether a round's figures, or a run's summary, are those of a text run."""
+    return "completions" in figures
+
+
 def _spent(summary: Mapping[str, Any]) -> tuple[str, str]:
-    if "completions" in summary:
+    if counts_completions(summary):
         return "completions", show_number(summary["completions"])
     steps, evaluation = (show_number(summary.get(key)) for key in ("env_steps", "eval_steps"))
     return "env steps", f"{steps} training, {evaluation} evaluation"
@@ -364,7 +370,7 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
         if finite(best) is not None:
             source = f"  ({reference['source']})" if reference.get("source") else ""
             rows.append(("  agent on the true reward", show_number(best) + source))
-        name = "  after SFT" if "completions" in summary else "  random actions"
+        name = "  after SFT" if counts_completions(summary) else "  random actions"
         rows.append((name, show_number(reference.get("random_return_mean"))))
         fraction = recovered_fraction(summary)
         if fraction is not None:

@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.files import write_bytes, write_text
 from rlhf_gym.progress import (
+    counts_completions,
     finite,
     recovered_fraction,
     show_number,
@@ -185,14 +186,14 @@ def _tiles(summary: Mapping[str, Any], learned: bool) -> list[_Tile]:
         ]
     tiles += _text_tiles(summary)
     steps = show_number(summary.get("env_steps", summary.get("completions")))
-    unit = "completions" if "completions" in summary else "env steps"
+    unit = "completions" if counts_completions(summary) else "env steps"
     seconds = show_seconds(summary.get("seconds_total"))
     return [*tiles, _Tile(steps, unit, ""), _Tile(seconds, "wall time", "")]
 
 
 def _unit(summary: Mapping[str, Any]) -> str:
     """What one evaluation return belongs to."""
-    return "completion" if "completions" in summary else "episode"
+    return "completion" if counts_completions(summary) else "episode"
 
 
 def _accuracy_note(summary: Mapping[str, Any]) -> str:
@@ -220,21 +221,14 @@ def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
     reference = summary.get("reference") or {}
     found = (finite(value) for value in summary.get("evaluation_returns") or [])
     returns = [value for value in found if value is not None]
-    unit = _unit(summary)
+    unit, is_text = _unit(summary), counts_completions(summary)
+    start = "after SFT" if is_text else "of random actions"
     rows: list[tuple[str, object]] = [
-        (
-            "True return after SFT"
-            if "completions" in summary
-            else "True return of random actions",
-            reference.get("random_return_mean"),
-        ),
+        (f"True return {start}", reference.get("random_return_mean")),
         ("True return of the agent on the true reward", reference.get("true_reward_return_mean")),
         (f"Worst evaluation {unit} (true return)", min(returns, default=None)),
         (f"Best evaluation {unit} (true return)", max(returns, default=None)),
-        (
-            "Env steps spent on evaluation",
-            None if "completions" in summary else summary.get("eval_steps"),
-        ),
+        ("Env steps spent on evaluation", None if is_text else summary.get("eval_steps")),
         ("Price of one nat of KL, in reward (kl_coef)", summary.get("kl_coef")),
     ]
     if learned:

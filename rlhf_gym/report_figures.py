@@ -25,12 +25,13 @@ from rlhf_gym.report_panels import (
     PURPLE,
     Metrics,
     Panel,
+    is_text,
     line,
     series,
     step_axis,
     steps_of,
 )
-from rlhf_gym.text_figures import is_text, text_panels
+from rlhf_gym.text_figures import text_panels
 
 __all__ = ["Panel", "draw_panels", "is_learned", "run_seconds"]
 

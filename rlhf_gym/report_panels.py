@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from rlhf_gym.progress import finite
+from rlhf_gym.progress import counts_completions, finite
 
 __all__ = [
     "BLUE",
@@ -23,6 +23,7 @@ __all__ = [
     "PURPLE",
     "Metrics",
     "Panel",
+    "is_text",
     "line",
     "series",
     "step_axis",
@@ -64,10 +65,14 @@ def steps_of(row: Mapping[str, Any]) -> float | None:
     return finite(row.get("env_steps", row.get("completions")))
 
 
+def is_text(metrics: Metrics) -> bool:
+    """Whether the rounds count completions."""
+    return bool(metrics) and counts_completions(metrics[0])
+
+
 def step_axis(ax: Axes, metrics: Metrics) -> None:
     """To be called once everything is drawn: a limit set before would stop the axis growing."""
-    text = bool(metrics) and "completions" in metrics[0]
-    ax.set_xlabel("completions" if text else "env steps (evaluation not counted)")
+    ax.set_xlabel("completions" if is_text(metrics) else "env steps (evaluation not counted)")
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.set_xlim(left=0)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_gym.data import Preference, Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.dataset import PreferenceSet
-from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table
+from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table, with_noise
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.files import write_json
 from rlhf_gym.loop import Parts
@@ -118,10 +118,8 @@ def _ensemble_calibration(
         for side in (0, 1)
     )
     predicted = (1 / (1 + np.exp(np.clip(second - first, -500, 500)))).mean(axis=0)  # (B,)
-    noise = config.ensemble.fit.noise
-    predicted = predicted * (1 - noise) + noise / 2
     labels = np.array([p.preference_prob for p in heldout], dtype=np.float64)
-    return calibration_table(predicted, labels)
+    return calibration_table(with_noise(predicted, config.ensemble.fit.noise), labels)
 
 
 def _reference(config: TrainConfig, random: Sequence[Trajectory]) -> dict[str, Any]:

@@ -10,12 +10,7 @@ from matplotlib.figure import Figure
 from rlhf_gym.progress import finite, show_number
 from rlhf_gym.report_panels import BLUE, GREEN, GREY, ORANGE, Metrics, Panel, line, step_axis
 
-__all__ = ["is_text", "kl_key", "sample_rows", "text_panels"]
-
-
-def is_text(metrics: Metrics) -> bool:
-    """Whether the rounds count completions."""
-    return bool(metrics) and "completions" in metrics[0]
+__all__ = ["kl_key", "sample_rows", "text_panels"]
 
 
 def kl_key(figures: Mapping[str, Any]) -> str:

@@ -10,9 +10,12 @@ import ast
 import ctypes
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 # Read when numpy, torch, pygame and matplotlib are first imported, hence before any of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -118,6 +121,44 @@ def _require_library(name: str, package: str) -> None:
 def repository() -> Path:
     """The root of the checkout that these tests belong to."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def load(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a benchmark: they are scripts beside each other, and import from their folder."""
+    folder = repository / "benchmarks"
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module
+    sys.path.remove(str(folder))
+    for script in folder.glob("*.py"):
+        sys.modules.pop(script.stem, None)
+
+
+@pytest.fixture(scope="session")
+def stopped_after() -> Callable[[int], AbstractContextManager[None]]:
+    """`with stopped_after(round_): train(...)`: the run ends once that round is saved."""
+
+    class StopError(Exception):
+        pass
+
+    @contextmanager
+    def stop(last: int) -> Iterator[None]:
+        from rlhf_gym.runs import Run
+
+        save = Run.save_checkpoint
+
+        def save_then_stop(self: Any, round_: int, *arguments: Any, **more: Any) -> Any:
+            path = save(self, round_, *arguments, **more)
+            if round_ == last:
+                raise StopError
+            return path
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Run, "save_checkpoint", save_then_stop)
+            with pytest.raises(StopError):
+                yield
+
+    return stop
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_how_learned_rewards_are_scaled_does_not_matter_to_a_stock_run(
 ) -> None:
     job = dataclasses.replace(job, runner=runner)
     content = content_of(job)
-    content["config"]["hyperparameters"] ["reward_scale"] = 0.123
+    content["config"]["hyperparameters"]["reward_scale"] = 0.123
     write(job, tmp_path, content)
     record, why = read_record(job, tmp_path)
     assert (record is not None) == (runner == "stock"), why

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,27 +9,6 @@ import numpy as np
 import pytest
 
 from rlhf_gym.errors import DataError
-
-# The benchmarks are scripts beside each other: their folder is where they import from.
-SCRIPTS = (
-    "against_imitation",
-    "against_imitation_settings",
-    "against_imitation_summary",
-    "common",
-    "overhead",
-    "reward_fit",
-    "time_split",
-)
-
-
-@pytest.fixture(scope="module")
-def load(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
-    folder = str(repository / "benchmarks")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,18 +13,6 @@ from types import ModuleType
 import pytest
 
 from rlhf_gym.errors import ConfigError
-
-SCRIPTS = ("against_trl", "against_trl_ours", "against_trl_shared", "common")
-
-
-@pytest.fixture(scope="module")
-def load(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
-    folder = str(repository / "benchmarks")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -113,23 +113,10 @@ def test_the_pairs_are_completions_of_one_prompt_with_their_true_rewards(finishe
         assert -2.0 <= gaps[query.id] <= 2.0  # two sentiments, each within [-1, 1]
 
 
-def test_a_resumed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
+def test_a_resumed_run_ends_with_the_same_weights(finished: Run, tmp_path, stopped_after) -> None:
     folder = tmp_path / "stopped"
-    save = Run.save_checkpoint
-
-    def save_then_stop(self, round_, *arguments, **more):
-        path = save(self, round_, *arguments, **more)
-        if round_ == 1:
-            raise Stop
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "save_checkpoint", save_then_stop)
-        with pytest.raises(Stop):
-            training.train(SMALL, folder, quiet=True)
+    with stopped_after(1):
+        training.train(SMALL, folder, quiet=True)
     resumed = training.resume(folder, quiet=True)
     assert weights(resumed) == weights(finished)
 

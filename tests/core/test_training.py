@@ -79,23 +79,13 @@ def test_the_stored_configuration_leads_to_the_same_run(finished: Run, tmp_path:
     assert again.config_path.read_text() == finished.config_path.read_text()
 
 
-def test_resuming_after_any_round_ends_with_the_same_weights(finished, tmp_path) -> None:
-    class StopError(Exception):
-        pass
-
+def test_resuming_after_any_round_ends_with_the_same_weights(
+    finished, tmp_path, stopped_after
+) -> None:
     for last in (0, 2):
         folder = tmp_path / f"stopped-{last}"
-        original = Run.save_checkpoint
-
-        def stop(self, round_, write, state, *args, last=last, original=original, **kwargs):
-            original(self, round_, write, state, *args, **kwargs)
-            if round_ == last:
-                raise StopError
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "save_checkpoint", stop)
-            with pytest.raises(StopError):
-                training.train(SMALL, folder, quiet=True)
+        with stopped_after(last):
+            training.train(SMALL, folder, quiet=True)
         run = training.resume(folder, quiet=True)
         assert weights_sha256(run) == weights_sha256(finished)
         timeless = [

@@ -49,18 +49,6 @@ def test_an_adversary_is_outvoted_in_one_soft_label_per_pair() -> None:
     assert np.abs(pooled.probs - expected).max() < 0.1
 
 
-def test_a_known_answer_is_the_soft_label_and_weighs_who_gave_another() -> None:
-    given = answers({"a": True, "b": False, "c": False})
-    known = {query(i).id: right(i) for i in range(10)}
-    pooled = pool_labellers(given, "dawid-skene", known)
-    expected = np.array([float(right(i) is Choice.FIRST) for i in range(40)])
-    np.testing.assert_array_equal(pooled.probs[:10], expected[:10])
-    # Two of three always say the opposite: without the ten known pairs they would be believed.
-    assert np.abs(pooled.probs - expected).max() < 0.1
-    blind = pool_labellers(given, "dawid-skene").probs
-    assert np.abs(blind - expected).min() > 0.9
-
-
 def test_fewer_than_three_labellers_and_no_pooling_leave_the_answers_alone() -> None:
     two = answers({"a": True, "b": False})
     assert pool_labellers(two, "dawid-skene") is two
