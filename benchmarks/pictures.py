@@ -1,4 +1,4 @@
-"""What pictures taken while acting cost: env steps/s with and without them, bytes, and where it goes.
+"""What pictures taken while acting cost: env steps/s with and without them, bytes of a picture.
 
 For envs whose clips cannot be drawn later. Both ways step the env in one process, turn by turn,
 with random actions. The frames of one stretch are then compressed as we do (JPEG) and as WebP of

@@ -22,7 +22,7 @@ else
 fi
 python benchmarks/time_split.py
 python benchmarks/store.py
-for script in rendering viewer labelling labelling_kills sitting; do
+for script in rendering pictures viewer labelling labelling_kills sitting; do
     python "benchmarks/$script.py"
 done
 for script in text_exact text_loop text_tasks text_sft text_reward text_sampling text_views; do

@@ -20,7 +20,8 @@ __all__ = ["PICTURE_PIXELS", "Pictures", "encode_picture", "pack_pictures", "unp
 PICTURE_PIXELS = 320
 """The longer side of a picture that is kept, about: what a clip takes of a viewer's window."""
 
-# WebP takes a quarter of the bytes, and four times as long at every step.
+# WebP takes a sixth to a quarter of the bytes, and eight to ten times as long at every step
+# (benchmarks/pictures.py).
 _FORMAT, _QUALITY = "JPEG", 85
 _WHOLE_COLOURS = 0  # JPEG's usual half resolution of colours blurs the thin lines of drawn robots
 

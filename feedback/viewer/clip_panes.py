@@ -40,10 +40,10 @@ def draw_picture(
     """
     height, width = frame.shape[:2]
     place = letterbox((width, height), area)
-    # Shares the frame's memory: copying it would take half as long again as converting it.
+    # Shares the frame's memory; the conversion below makes the only copy.
     picture = pygame.image.frombuffer(np.ascontiguousarray(frame).data, (width, height), "RGB")
     if place.size != (width, height):
-        # Scaling 32 bits per pixel is twice as fast as 24, and blitting needs them anyway.
+        # Converted before it is scaled: blitting needs 32 bits per pixel anyway.
         picture = pygame.transform.smoothscale(picture.convert(surface), place.size)
     surface.blit(picture, place)
     if has_ended:

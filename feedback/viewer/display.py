@@ -52,7 +52,7 @@ def open_window(size: tuple[int, int], caption: str) -> pygame.Surface:
             _NO_DISPLAY.format(reason="neither DISPLAY nor WAYLAND_DISPLAY is set")
         )
     # SDL would put the window through OpenGL, which without a GPU draws all of it anew, by
-    # software, for every frame: four times slower than handing over the parts that changed.
+    # software, for every frame, instead of handing over the parts that changed.
     os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
     try:
         pygame.display.init()
