@@ -176,7 +176,6 @@ def run_ppo(toy: Toy, seed: int, beta: float, settings: TextPPOSettings) -> Figu
         "kl_to_ref": kl,
         "kl_to_ref_optimum": best.kl,
         "first_ratio_error": max(row["first_ratio_error"] for row in history),
-        "sampler_mismatch": max(row["sampler_mismatch"] for row in history),
         "seconds": seconds,
     }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlhf_gym.agents.text.advantages import kl_per_token
 from rlhf_gym.agents.text.masked import masked_mean, masked_sum, masked_variance
+from rlhf_gym.agents.text.rollout_scores import RolloutScores
 from rlhf_gym.language.batches import TokenBatch
 
 __all__ = ["distinct_n", "explained_variance", "rollout_metrics"]
@@ -34,12 +35,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 def rollout_metrics(
     batch: TokenBatch,
     scores: Tensor,
+    scored: RolloutScores,
     *,
-    logprobs: Tensor,
-    ref_logprobs: Tensor,
     sampler_logprobs: Tensor,
-    entropies: Tensor,
-    values: Tensor,
     returns: Tensor,
 ) -> dict[str, float]:
     """What to watch of a rollout.
@@ -47,20 +45,20 @@ def rollout_metrics(
     Args:
         batch: The completions.
         scores: (B,) before the EOS rule.
-        logprobs: (B, T) under the sampling policy, by the training forward pass.
-        ref_logprobs: (B, T) under the reference.
+        scored: What policy, value head and reference say of them.
         sampler_logprobs: (B, T) as the sampler noted them.
-        entropies: (B, T) of the next-token distributions.
-        values: (B, T) before each token.
         returns: (B, T), the value head's targets.
 
     Returns:
         `score_mean`, `score_std`; `kl_to_ref` and `kl_to_ref_k3`, nats per completion; `entropy`,
         nats per token; `length`, tokens with EOS; `eos_share`; `distinct_1`, `distinct_2`;
         `explained_variance` of the values; `sampler_mismatch`, the largest difference of the
-        two log-probabilities of one token: above 1e-3, sampler and training disagree.
+        two log-probabilities of one token: above 1e-3, sampler and training disagree. It is 0
+        where the sampler's are the ones in use (`TextPPOSettings.rescore`); then an update's
+        `first_ratio_error` shows it.
     """
     mask = batch.completion_mask
+    logprobs, ref_logprobs = scored.logprobs, scored.ref_logprobs
     mismatch = torch.where(mask, (logprobs - sampler_logprobs).abs(), torch.zeros_like(logprobs))
     lists = batch.completion_lists()
     return {
@@ -69,11 +67,11 @@ def rollout_metrics(
         "kl_to_ref": float(masked_sum(kl_per_token(logprobs, ref_logprobs), mask)) / len(batch),
         "kl_to_ref_k3": float(masked_sum(kl_per_token(logprobs, ref_logprobs, "k3"), mask))
         / len(batch),
-        "entropy": float(masked_mean(entropies, mask)),
+        "entropy": float(masked_mean(scored.entropies, mask)),
         "length": float(batch.lengths.float().mean()),
         "eos_share": float(batch.finished.float().mean()),
         "distinct_1": distinct_n(lists, 1),
         "distinct_2": distinct_n(lists, 2),
-        "explained_variance": explained_variance(values, returns, mask),
+        "explained_variance": explained_variance(scored.values, returns, mask),
         "sampler_mismatch": float(mismatch.max()),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,22 +22,20 @@ from rlhf_gym.agents.text.masked import whiten
 from rlhf_gym.agents.text.metrics import rollout_metrics
 from rlhf_gym.agents.text.optimiser import Optimiser, require_finite
 from rlhf_gym.agents.text.rollout import Reference, RewardFunction, TextRollout, checked_scores
+from rlhf_gym.agents.text.rollout_scores import (
+    RolloutScores,
+    scores_as_sampled,
+    scores_by_forward_pass,
+)
 from rlhf_gym.agents.text.settings import TextPPOSettings
 from rlhf_gym.agents.text.trainer_state import read_state, restore_module, write_state
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
 from rlhf_gym.language.models import LanguageModel, ValueHead
-from rlhf_gym.language.sampler import sample_completions
+from rlhf_gym.language.sampler import Sampled, sample_completions
 from rlhf_gym.language.scores import completion_scores
 
 __all__ = ["TextPPOTrainer"]
-
-
-class _Scored(NamedTuple):
-    logprobs: Tensor  # (B, T)
-    ref_logprobs: Tensor  # (B, T)
-    values: Tensor  # (B, T)
-    entropies: Tensor  # (B, T)
 
 
 class TextPPOTrainer:
@@ -126,6 +123,13 @@ class TextPPOTrainer:
 
     # -- collecting --------------------------------------------------------------------------------
 
+    @property
+    def rescores(self) -> bool:
+        """Whether a forward pass of its own gives a rollout's log-probabilities and values."""
+        if self.settings.rescore is not None:
+            return self.settings.rescore
+        return any(p.dtype != torch.float32 for p in self.lm.model.parameters())
+
     @torch.no_grad()
     def collect(self) -> TextRollout:
         """Sample one batch of completions, score it, and work out advantages.
@@ -145,10 +149,12 @@ class TextPPOTrainer:
             s.max_new_tokens,
             generator=self.generator,
             temperature=s.temperature,
+            value_head=self.value_head,
+            want_entropy=True,
         )
         batch = sampled.batch.trimmed()
         mask = batch.completion_mask
-        scored = self._score(batch)
+        scored = self._score(sampled, batch)
         scores = checked_scores(self.reward(batch, indices), batch)
         rewards = kl_rewards(
             self._after_eos_rule(scores, batch),
@@ -164,7 +170,7 @@ class TextPPOTrainer:
         metrics = rollout_metrics(
             batch,
             per_completion,
-            **scored._asdict(),
+            scored,
             sampler_logprobs=sampled.logprobs[:, : mask.shape[1]],
             returns=returns,
         )
@@ -181,28 +187,15 @@ class TextPPOTrainer:
             metrics=metrics,
         )
 
-    def _score(self, batch: TokenBatch) -> _Scored:
-        """Log-probabilities and values by the forward pass that training uses, in micro-batches."""
-        size = self.settings.micro_batch_size or len(batch)
-        parts = []
-        for rows in torch.split(torch.arange(len(batch), device=self.lm.device), size):
-            part = batch.select(rows)
-            temperature = self.settings.temperature
-            scores = completion_scores(
-                self.lm,
-                part,
-                temperature=temperature,
-                value_head=self.value_head,
-                want_entropy=True,
+    def _score(self, sampled: Sampled, batch: TokenBatch) -> RolloutScores:
+        s = self.settings
+        if not self.rescores:
+            return scores_as_sampled(
+                sampled, batch, self.reference, s.temperature, s.micro_batch_size
             )
-            assert scores.values is not None and scores.entropies is not None
-            reference = self.reference.completion_logprobs(part, temperature)
-            parts.append(_Scored(scores.logprobs, reference, scores.values, scores.entropies))
-        scored = _Scored(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-        require_finite("the policy's log-probability", scored.logprobs)
-        require_finite("the reference's log-probability", scored.ref_logprobs)
-        require_finite("the value", scored.values)
-        return scored
+        return scores_by_forward_pass(
+            self.lm, self.value_head, batch, self.reference, s.temperature, s.micro_batch_size
+        )
 
     def _after_eos_rule(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         s = self.settings

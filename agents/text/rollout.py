@@ -47,7 +47,7 @@ class TextRollout:
     scores: Tensor
     """(B,) as the reward function gave them, before the EOS rule; a per-token reward's sum."""
     logprobs: Tensor
-    """(B, T) under the sampling policy, by the training forward pass."""
+    """(B, T) under the sampling policy; see `TextPPOSettings.rescore`."""
     ref_logprobs: Tensor
     """(B, T) under the reference."""
     values: Tensor

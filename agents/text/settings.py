@@ -32,6 +32,9 @@ class TextPPOSettings:
     minibatch."""
     max_new_tokens: int = 32
     """T: the longest completion."""
+    rescore: bool | None = None
+    """Whether a forward pass of its own gives the completions' log-probabilities and values, or
+    the sampler notes them while it writes. None: only below float32, where the two disagree."""
     temperature: float = 1.0
     """Divides the logits when sampling, in training and for the reference alike."""
     learning_rate: float = 1e-5

@@ -17,7 +17,7 @@ from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.language.batches import TokenBatch, positions_of
 from rlhf_gym.language.cache import make_cache, select_rows
 from rlhf_gym.language.models import LanguageModel, ValueHead
-from rlhf_gym.language.scores import allowed_logits
+from rlhf_gym.language.scores import allowed_logits, entropy_of
 
 __all__ = ["Sampled", "SamplingSettings", "sample_completions"]
 
@@ -71,6 +71,8 @@ class Sampled:
     """(B, T) float32 log-probabilities under the sampling distribution, nats."""
     values: Tensor | None
     """(B, T) float32, the value head's value before each token, or None."""
+    entropies: Tensor | None
+    """(B, T) float32, entropy of the distribution each token came from, nats, or None."""
 
 
 @torch.no_grad()
@@ -83,6 +85,7 @@ def sample_completions(
     generator: torch.Generator,
     temperature: float = 1.0,
     value_head: ValueHead | None = None,
+    want_entropy: bool = False,
     greedy: bool = False,
 ) -> Sampled:
     """Write one completion per prompt; a row ends with EOS or after `max_new_tokens`.
@@ -99,6 +102,7 @@ def sample_completions(
         generator: Draws B * T uniform numbers, on the generator's own device.
         temperature: Divides the logits; above 0.
         value_head: Values are returned where it is given.
+        want_entropy: Whether to return the entropies too.
         greedy: Take the most likely token. For evaluation only: nothing may be trained on it.
 
     Raises:
@@ -115,7 +119,7 @@ def sample_completions(
     ).to(device)
     shape = (n_rows, max_new_tokens)
     ids = torch.full(shape, lm.pad_id, dtype=torch.int64, device=device)
-    logprobs, values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+    logprobs, values, entropies = (torch.zeros(shape, device=device) for _ in range(3))
     written = torch.zeros(shape, dtype=torch.bool, device=device)
 
     stepper = _Stepper(lm, prompt_ids, prompt_mask, max_new_tokens, value_head is not None)
@@ -125,13 +129,16 @@ def sample_completions(
         logits, hidden = stepper.logits()
         logits = allowed_logits(lm, logits, temperature)  # (b, V)
         logp = logits.log_softmax(-1)
-        token = logits.argmax(-1) if greedy else _invert(logp, uniforms[rows, t])  # (b,)
+        probs = logp.exp()
+        token = logits.argmax(-1) if greedy else _invert(probs, uniforms[rows, t])  # (b,)
         here = rows[alive]
         ids[here, t] = token[alive]
         written[here, t] = True
         logprobs[here, t] = logp.gather(-1, token[:, None])[alive, 0]
         if value_head is not None:
             values[here, t] = value_head(hidden)[alive]
+        if want_entropy:
+            entropies[here, t] = entropy_of(logp, probs)[alive]
         alive = alive & (token != lm.eos_id)
         n_alive = int(alive.sum())
         if n_alive == 0:
@@ -147,7 +154,12 @@ def sample_completions(
             "the learning rate, or go back to the last checkpoint."
         )
     batch = TokenBatch(prompt_ids, prompt_mask, ids, written, lm.pad_id, lm.eos_id)
-    return Sampled(batch, logprobs, values if value_head is not None else None)
+    return Sampled(
+        batch,
+        logprobs,
+        values if value_head is not None else None,
+        entropies if want_entropy else None,
+    )
 
 
 class _Stepper:
@@ -198,17 +210,17 @@ class _Stepper:
         self._n_seen += 1
 
 
-def _invert(logp: Tensor, uniform: Tensor) -> Tensor:
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
     """The tokens at which the cumulative probability first exceeds a uniform number.
 
-    In float64: single precision would round away tokens less likely than about 1e-7, and with
-    them a part of a large vocabulary's tail.
+    Added up in float64: single precision would round away tokens less likely than about 1e-7, and
+    with them a part of a large vocabulary's tail.
     """
-    cdf = logp.double().exp().cumsum(-1)  # (b, V)
+    cdf = probs.cumsum(-1, dtype=torch.float64)  # (b, V)
     target = uniform.clamp(max=_BELOW_ONE)[:, None] * cdf[:, -1:]  # (b, 1)
     token: Tensor = torch.searchsorted(cdf, target, right=True)[:, 0]
     # Only NaN gets past the end; it is reported once the loop is over.
-    return token.clamp(max=logp.shape[1] - 1)
+    return token.clamp(max=probs.shape[1] - 1)
 
 
 def _check(lm: LanguageModel, prompt_mask: Tensor, max_new_tokens: int) -> None:

@@ -12,7 +12,14 @@ from rlhf_gym.errors import ConfigError
 from rlhf_gym.language.batches import TokenBatch
 from rlhf_gym.language.models import LanguageModel, ValueHead
 
-__all__ = ["CompletionScores", "allowed_logits", "completion_scores", "forward", "hidden_states"]
+__all__ = [
+    "CompletionScores",
+    "allowed_logits",
+    "completion_scores",
+    "entropy_of",
+    "forward",
+    "hidden_states",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +82,7 @@ def completion_scores(
     entropies = None
     if want_entropy:
         everything = logits.log_softmax(-1)  # (B, T, V)
-        # A forbidden id has p = 0 and a finite log p.
-        entropies = -(everything.exp() * everything).sum(-1).masked_fill(~mask, 0.0)  # (B, T)
+        entropies = entropy_of(everything, everything.exp()).masked_fill(~mask, 0.0)  # (B, T)
     logprobs: Tensor = _LogProbsOf.apply(logits, batch.completion_ids)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     values = None
     if value_head is not None:
@@ -122,6 +128,11 @@ def allowed_logits(lm: LanguageModel, logits: Tensor, temperature: float) -> Ten
         )
     scaled = logits.float() / temperature if temperature != 1.0 else logits.float()
     return torch.where(lm.forbidden, torch.finfo(torch.float32).min, scaled)
+
+
+def entropy_of(logp: Tensor, probs: Tensor) -> Tensor:
+    """(...,) nats of (..., V) distributions; a forbidden id has p = 0 and a finite log p."""
+    return -(probs * logp).sum(-1)
 
 
 def forward(
