@@ -32,6 +32,7 @@ done
 if [[ -n "${DATA:-}" ]]; then
     python benchmarks/human_agreement.py --data "$DATA"
     python benchmarks/text_real_data.py --data "$DATA"
+    python benchmarks/text_sst2.py --data "$DATA"
 fi
 if [[ -n "${TRL_PYTHON:-}" ]]; then
     python benchmarks/against_trl.py --peer-python "$TRL_PYTHON"
