@@ -6,6 +6,7 @@ side with the higher true return, after a pause. Then `--teacher replay` repeats
 
     python benchmarks/sitting.py                        700 answers on HalfCheetah, no pause
     python benchmarks/sitting.py --labels 60 --pause 4 --no-replay   how long one waits
+    SDL_VIDEODRIVER=x11 xvfb-run -a python benchmarks/sitting.py --out sitting_xvfb
 
 Targets: the trained robot runs; the replay's weights are equal; waiting below 5 % of a sitting at
 4 s a pair.
@@ -76,6 +77,7 @@ def label(folder: Path, trainer: subprocess.Popen[bytes], pause: float) -> dict[
             time.sleep(0.002)
         loading.sort()
         figures = {
+            "driver": pygame.display.get_driver(),
             "n_answers": s.n_answers,
             "seconds": s.seconds,
             "seconds_no_pair_to_show": s.seconds_waiting,

@@ -38,6 +38,7 @@ RUN_COLUMNS: dict[str, Any] = {
     "reward_correlation": pa.float64(),
     "seconds": pa.float64(),
     "seconds_setup": pa.float64(),
+    "seconds_sft": pa.float64(),
     "seconds_collect": pa.float64(),
     "seconds_label": pa.float64(),
     "seconds_fit": pa.float64(),
