@@ -35,8 +35,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 train: install ## Train HalfCheetah from 700 synthetic preferences into a new folder below runs/
 	$(BIN)/rlhf-gym train --env $(ENV) --labels $(LABELS) --seed $(SEED) $(ARGS)
 
+# A worker per core; what a file's tests share is made once, since one worker runs all of them.
 test: install ## Run the tests (ARGS="tests/core -x" for a part)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: install ## Run the learning and fault-injection tests, minutes to an hour
 	$(BIN)/pytest -m slow $(ARGS)
@@ -45,7 +46,7 @@ check: install ## Everything that must be green before a commit
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(MAKE) typecheck
-	$(BIN)/pytest
+	$(MAKE) test
 
 typecheck: install ## mypy --strict over all four rooms, through links (see scripts/link_tree.sh)
 	scripts/link_tree.sh

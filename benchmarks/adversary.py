@@ -8,6 +8,8 @@ labellers give them through desks of their own; honest ones are wrong once in tw
 - adversary-dawid-skene: the same, with `--pooling dawid-skene`.
 
     python benchmarks/adversary.py --env rlhf_gym/HalfCheetah-v0 --seeds 10 11 12
+
+Stopped, it goes on from the runs that its result has.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import RESULTS, write_result
 from trainer import final_figures, right_choice, training
 
 from rlhf_gym.data import Choice
@@ -94,12 +96,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", default="adversary")
     options = parser.parse_args()
-    runs = []
+    runs = there(RESULTS / f"{options.out}.json", vars(options))
+    done = {(one["way"], one["seed"]) for one in runs}
     for seed in options.seeds:
         for way in WAYS:
+            if (way, seed) in done:
+                continue
             runs.append(run(options.env, way, seed, options.pairs, options.steps))
             print(json.dumps(runs[-1]), flush=True)
-    print(write_result(options.out, None, {"options": vars(options), "runs": runs}, options.seeds))
+            figures = {"options": vars(options), "runs": runs}
+            print(write_result(options.out, None, figures, options.seeds), flush=True)
+
+
+def there(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a result that was begun with the same options; it goes on from them."""
+    if not path.exists():
+        return []
+    figures = json.loads(path.read_text())["figures"]
+    begun: list[dict[str, Any]] = figures["runs"] if figures["options"] == options else []
+    return begun
 
 
 if __name__ == "__main__":

@@ -148,11 +148,7 @@ def sample_completions(
             stepper.keep(alive)
             alive = alive[alive]
         stepper.append(token)
-    if not bool(torch.isfinite(logprobs).all()):
-        raise NumericalError(
-            "the policy's logits are NaN or infinite while sampling; its weights diverged. Lower "
-            "the learning rate, or go back to the last checkpoint."
-        )
+    _require_finite(logprobs)
     batch = TokenBatch(prompt_ids, prompt_mask, ids, written, lm.pad_id, lm.eos_id)
     return Sampled(
         batch,
@@ -221,6 +217,14 @@ def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
     token: Tensor = torch.searchsorted(cdf, target, right=True)[:, 0]
     # Only NaN gets past the end; it is reported once the loop is over.
     return token.clamp(max=probs.shape[1] - 1)
+
+
+def _require_finite(logprobs: Tensor) -> None:
+    if not bool(torch.isfinite(logprobs).all()):
+        raise NumericalError(
+            "the policy's logits are NaN or infinite while sampling; its weights diverged. Lower "
+            "the learning rate, or go back to the last checkpoint."
+        )
 
 
 def _check(lm: LanguageModel, prompt_mask: Tensor, max_new_tokens: int) -> None:
