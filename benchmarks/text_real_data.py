@@ -18,7 +18,6 @@ Accuracies near 0.5 on HH and PandaLM are what that gives.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import tyro
 from common import RESULTS, spread, use_one_thread, write_result
+from sst2 import SST, accuracy, read_sentences, reward_judge, word_judge
 
 from rlhf_gym.data import Array, Choice, Preference
 from rlhf_gym.feedback.dataset import PreferenceSet
@@ -34,14 +34,12 @@ from rlhf_gym.feedback.formats.text_import import TextFormat, read_text_pairs
 from rlhf_gym.feedback.metrics import correlation, expected_calibration_error, log_loss
 from rlhf_gym.feedback.quality.labeller import Share
 from rlhf_gym.feedback.splits import heldout_mask
-from rlhf_gym.feedback.text_labelled import labelled_table, midpoint
 from rlhf_gym.feedback.text_reward_model import TextRewardModel
 from rlhf_gym.feedback.text_settings import TextRewardSettings
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.tokenizers import train_byte_bpe
 from rlhf_gym.text_clips import clip_text
 
-SST = ("sst2_train.tsv.gz", "sst2_dev.tsv.gz")
 HH = "hh_rlhf_harmless.jsonl.gz"
 PANDA = "pandalm_three_annotators.jsonl.gz"
 N_FOLDS = 4
@@ -68,62 +66,23 @@ class Options:
     """Where the result goes."""
 
 
-def read_sentences(path: Path) -> tuple[list[str], Array]:
-    """Sentences, and whether each was called good."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [line.rstrip("\n").split("\t") for line in lines]
-    return [row[0] for row in rows], np.array([row[1] == "1" for row in rows])
-
-
-def word_baseline(train: tuple[list[str], Array], dev: tuple[list[str], Array]) -> float:
-    """Accuracy of logistic regression on which words a sentence has."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    words = CountVectorizer(binary=True, token_pattern=r"\S+")
-    model = LogisticRegression(C=0.3, max_iter=1000).fit(words.fit_transform(train[0]), train[1])
-    return float(model.score(words.transform(dev[0]), dev[1]))
-
-
 def measure_sst2(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """A classifier from a reward model, and logistic regression."""
     train, dev = (read_sentences(folder / name) for name in SST)
-    tokenizer = train_byte_bpe(train[0], VOCABULARY)
-    settings = TextRewardSettings(
-        n_members=1,
-        max_prompt_tokens=2,
-        max_completion_tokens=64,
-        learning_rate=1e-3,
-        max_epochs=4,
-        weight_decay=0.1,
-        validate_every=50,
-        patience=6,
-    )
-    accuracies, hits, seconds = [], [], []
+    accuracies, seconds = [], []
     for seed in seeds:
-        lm = LanguageModel.tiny(
-            tokenizer, n_layers=1, d_model=64, n_heads=4, max_length=96, seed=seed
-        )
-        model = TextRewardModel(lm, settings, seed=seed)
-        rng = np.random.default_rng(seed)
-        table = labelled_table(tokenizer, *train, model.limits, rng)
-        report = model.fit_table(table, rng)
-
-        def score(texts: list[str], model: TextRewardModel = model) -> Array:
-            empty, ended = [""] * len(texts), [True] * len(texts)
-            return model.scores_of_texts(empty, texts, ended).mean(0)
-
-        right = (score(dev[0]) > midpoint(score(train[0]), train[1])) == dev[1]
-        accuracies.append(float(right.mean()))
-        hits.append(int(right.sum()))
+        judge, report = reward_judge(train, VOCABULARY, seed)
+        accuracies.append(accuracy(judge, dev))
         seconds.append(report.seconds)
-        print(f"sst2 seed {seed}: {right.mean():.3f} in {report.seconds:.0f} s", flush=True)
+        print(f"sst2 seed {seed}: {accuracies[-1]:.3f} in {report.seconds:.0f} s", flush=True)
     return {
         "n_train": len(train[0]),
         "n_dev": len(dev[0]),
         "accuracy": spread(accuracies),
-        "intervals": [asdict(Share(n, len(dev[0]))) for n in hits],
-        "words_logistic_regression": word_baseline(train, dev),
+        "intervals": [
+            asdict(Share(round(share * len(dev[0])), len(dev[0]))) for share in accuracies
+        ],
+        "words_logistic_regression": accuracy(word_judge(train), dev),
         "majority": float(max(dev[1].mean(), 1 - dev[1].mean())),
         "n_completions_truncated": report.n_completions_truncated,
         "seconds": spread(seconds),

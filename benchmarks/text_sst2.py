@@ -17,7 +17,7 @@ The settings were chosen on seed 100.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,15 @@ import gymnasium as gym
 import numpy as np
 import tyro
 from common import RESULTS, spread, use_one_thread, write_result
-from text_real_data import SST, read_sentences
+from sst2 import SST, Judge, Labelled, accuracy, read_sentences, reward_judge, word_judge
 
 from rlhf_gym.agents.text.agent_settings import load_text_settings
 from rlhf_gym.agents.text.metrics import distinct_n
 from rlhf_gym.agents.text.ppo_agent import TextPPOAgent
-from rlhf_gym.data import Array, Trajectory
+from rlhf_gym.data import Trajectory
 from rlhf_gym.envs.text.task import TextTask
 from rlhf_gym.envs.text.token_env import TokenEnv
 from rlhf_gym.feedback.quality.labeller import Share
-from rlhf_gym.feedback.text_labelled import labelled_table, midpoint
-from rlhf_gym.feedback.text_reward_model import TextRewardModel
-from rlhf_gym.feedback.text_settings import TextRewardSettings
-from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.tokenizers import train_byte_bpe
 from rlhf_gym.protocols import Signal
 from rlhf_gym.text_clips import symbols_text
@@ -52,19 +48,6 @@ SETTINGS: dict[str, Any] = {
     # No price on texts that do not end: it would be one on long texts.
     "ppo": {"kl_coef": 0.1, "learning_rate": 0.0003, "missing_eos_penalty": None},
 }
-REWARD = TextRewardSettings(
-    n_members=1,
-    max_prompt_tokens=2,
-    max_completion_tokens=64,
-    learning_rate=1e-3,
-    max_epochs=4,
-    weight_decay=0.1,
-    validate_every=50,
-    patience=6,
-)
-Judge = Callable[[Sequence[str]], Array]
-"""Texts to scores above 0 where they are positive."""
-Labelled = tuple[list[str], Array]
 
 
 @dataclass(frozen=True)
@@ -97,33 +80,6 @@ def cut(sentence: str) -> tuple[str, str]:
     """Its opening, and the rest with the space before it."""
     words = sentence.split(" ")
     return " ".join(words[:N_OPENING_WORDS]), "".join(f" {w}" for w in words[N_OPENING_WORDS:])
-
-
-def reward_judge(train: Labelled, vocabulary: int, seed: int) -> Judge:
-    """A text reward model fitted to labels; 0 is half-way between good and bad, 1 a deviation."""
-    tokenizer = train_byte_bpe(train[0], vocabulary)
-    lm = LanguageModel.tiny(tokenizer, n_layers=1, d_model=64, n_heads=4, max_length=96, seed=seed)
-    model = TextRewardModel(lm, REWARD, seed=seed)
-    rng = np.random.default_rng(seed)
-    model.fit_table(labelled_table(tokenizer, *train, model.limits, rng), rng)
-
-    def score(texts: Sequence[str]) -> Array:
-        empty, ended = [""] * len(texts), [True] * len(texts)
-        return model.scores_of_texts(empty, list(texts), ended).mean(0)
-
-    scores = score(train[0])
-    middle, deviation = midpoint(scores, train[1]), scores.std()
-    return lambda texts: (score(texts) - middle) / deviation
-
-
-def word_judge(train: Labelled) -> Judge:
-    """Logistic regression on which words a text has."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    words = CountVectorizer(binary=True, token_pattern=r"\S+")
-    model = LogisticRegression(C=0.3, max_iter=1000).fit(words.fit_transform(train[0]), train[1])
-    return lambda texts: np.asarray(model.decision_function(words.transform(texts)))
 
 
 def make_task(train: Labelled, openings: Sequence[str], reward: Judge) -> TextTask:
@@ -173,11 +129,11 @@ def run(options: Options, seed: int) -> dict[str, Any]:
     train_path, dev_path = (options.data / name for name in SST)
     half_a, half_b = halves(train_path, seed)
     dev = read_sentences(dev_path)
-    reward = reward_judge(half_a, VOCABULARY, seed)
+    reward, _ = reward_judge(half_a, VOCABULARY, seed)
     judges = {
         "reward_model_a": reward,
         "words_b": word_judge(half_b),
-        "reward_model_b": reward_judge(half_b, 2 * VOCABULARY, seed + 1000),
+        "reward_model_b": reward_judge(half_b, 2 * VOCABULARY, seed + 1000)[0],
     }
     task = make_task(half_a, [cut(text)[0] for text in dev[0]], reward)
     if ENV in gym.registry:
@@ -195,9 +151,7 @@ def run(options: Options, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "n_sentences": [len(half_a[0]), len(half_b[0])],
-        "dev_accuracy": {
-            name: float(((judge(dev[0]) > 0) == dev[1]).mean()) for name, judge in judges.items()
-        },
+        "dev_accuracy": {name: accuracy(judge, dev) for name, judge in judges.items()},
         "sft": agent.sft_figures,
         "rounds": rounds,
         "before": described(before, judges),
