@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from scipy.special import expit
 
 from rlhf_gym.data import Preference, Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
@@ -117,7 +118,7 @@ def _ensemble_calibration(
         model.clip_returns([p.query.clips[side] for p in heldout])  # (E, B)
         for side in (0, 1)
     )
-    predicted = (1 / (1 + np.exp(np.clip(second - first, -500, 500)))).mean(axis=0)  # (B,)
+    predicted = expit(np.float64(first) - second).mean(axis=0)  # (B,)
     labels = np.array([p.preference_prob for p in heldout], dtype=np.float64)
     return calibration_table(with_noise(predicted, config.ensemble.fit.noise), labels)
 
