@@ -25,6 +25,10 @@ python benchmarks/store.py
 for script in rendering pictures viewer labelling labelling_kills sitting; do
     python "benchmarks/$script.py"
 done
+python benchmarks/sitting.py --labels 60 --pause 4 --no-replay --out sitting_paced
+if command -v xvfb-run >/dev/null; then
+    SDL_VIDEODRIVER=x11 xvfb-run -a -s "-screen 0 1920x1080x24" python benchmarks/sitting.py --out sitting_xvfb
+fi
 for script in text_exact text_loop text_tasks text_sft text_reward text_sampling text_views; do
     python "benchmarks/$script.py"
 done
