@@ -109,11 +109,12 @@ def main() -> None:
 
 
 def there(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs of a result that was begun with the same options; it goes on from them."""
+    """The runs of a result that was begun with the same options, of whichever seeds."""
     if not path.exists():
         return []
     figures = json.loads(path.read_text())["figures"]
-    begun: list[dict[str, Any]] = figures["runs"] if figures["options"] == options else []
+    alike = {**figures["options"], "seeds": None} == {**options, "seeds": None}
+    begun: list[dict[str, Any]] = figures["runs"] if alike else []
     return begun
 
 

@@ -22,18 +22,14 @@ from rlhf_gym.agents.text.masked import whiten
 from rlhf_gym.agents.text.metrics import rollout_metrics
 from rlhf_gym.agents.text.optimiser import Optimiser, require_finite
 from rlhf_gym.agents.text.rollout import Reference, RewardFunction, TextRollout, checked_scores
-from rlhf_gym.agents.text.rollout_scores import (
-    RolloutScores,
-    scores_as_sampled,
-    scores_by_forward_pass,
-)
+from rlhf_gym.agents.text.rollout_scores import rollout_scores
 from rlhf_gym.agents.text.settings import TextPPOSettings
 from rlhf_gym.agents.text.trainer_state import read_state, restore_module, write_state
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
 from rlhf_gym.language.models import LanguageModel, ValueHead
-from rlhf_gym.language.sampler import Sampled, sample_completions
-from rlhf_gym.language.scores import completion_scores
+from rlhf_gym.language.sampler import sample_completions
+from rlhf_gym.language.scores import CompletionScores, completion_scores
 
 __all__ = ["TextPPOTrainer"]
 
@@ -149,12 +145,19 @@ class TextPPOTrainer:
             s.max_new_tokens,
             generator=self.generator,
             temperature=s.temperature,
-            value_head=self.value_head,
-            want_entropy=True,
+            value_head=None if self.rescores else self.value_head,
+            want_entropy=not self.rescores,
         )
         batch = sampled.batch.trimmed()
         mask = batch.completion_mask
-        scored = self._score(sampled, batch)
+        scored = rollout_scores(
+            sampled,
+            batch,
+            self.reference,
+            s.temperature,
+            s.micro_batch_size,
+            self._rescored if self.rescores else None,
+        )
         scores = checked_scores(self.reward(batch, indices), batch)
         rewards = kl_rewards(
             self._after_eos_rule(scores, batch),
@@ -187,14 +190,14 @@ class TextPPOTrainer:
             metrics=metrics,
         )
 
-    def _score(self, sampled: Sampled, batch: TokenBatch) -> RolloutScores:
-        s = self.settings
-        if not self.rescores:
-            return scores_as_sampled(
-                sampled, batch, self.reference, s.temperature, s.micro_batch_size
-            )
-        return scores_by_forward_pass(
-            self.lm, self.value_head, batch, self.reference, s.temperature, s.micro_batch_size
+    def _rescored(self, batch: TokenBatch) -> CompletionScores:
+        """By the forward pass that training uses, so that the ratio is 1 before the first step."""
+        return completion_scores(
+            self.lm,
+            batch,
+            temperature=self.settings.temperature,
+            value_head=self.value_head,
+            want_entropy=True,
         )
 
     def _after_eos_rule(self, scores: Tensor, batch: TokenBatch) -> Tensor:

@@ -96,13 +96,18 @@ def test_the_first_minibatch_has_ratio_one_whatever_its_padding() -> None:
 
 
 def test_what_the_sampler_noted_is_what_a_forward_pass_finds() -> None:
-    noted, found = (
-        make(dataclasses.replace(SETTINGS, rescore=rescore, micro_batch_size=7)).collect()
-        for rescore in (False, True)
-    )
+    rollouts = []
+    for rescore in (False, True):
+        trainer = make(dataclasses.replace(SETTINGS, rescore=rescore, micro_batch_size=7))
+        torch.manual_seed(0)
+        for parameter in trainer.value_head.parameters():  # a fresh head says 0 of everything
+            torch.nn.init.normal_(parameter, std=0.5)
+        rollouts.append(trainer.collect())
+    noted, found = rollouts
+    assert noted.values.abs().max() > 0.1
     assert torch.equal(noted.batch.completion_ids, found.batch.completion_ids)
     for name in ("logprobs", "values", "ref_logprobs", "rewards", "advantages"):
-        # Two orders of adding up in float32; the values of a fresh head are all 0.
+        # Two orders of adding up in float32.
         assert torch.allclose(getattr(noted, name), getattr(found, name), atol=1e-5), name
     assert noted.metrics["entropy"] == pytest.approx(found.metrics["entropy"], abs=1e-5)
     assert noted.metrics["sampler_mismatch"] == 0 < found.metrics["sampler_mismatch"] <= 1e-4
