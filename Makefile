@@ -40,7 +40,7 @@ test: install ## Run the tests (ARGS="tests/core -x" for a part)
 	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: install ## Run the learning and fault-injection tests, minutes to an hour
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest -m slow --timeout 3600 $(ARGS)
 
 check: install ## Everything that must be green before a commit
 	$(BIN)/ruff format --check $(CODE)

@@ -196,11 +196,16 @@ def test_ctrl_c_stops_the_workers_keeps_the_records_and_says_how_to_go_on(
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # Tests that are started in the background of a shell inherit that SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=press)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_benchmark(make_spec("true", "hangs", seeds=(1,)), tmp_path, workers=1)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmark(make_spec("true", "hangs", seeds=(1,)), tmp_path, workers=1)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     assert all(process.poll() is not None for process in processes)
     shown = capsys.readouterr().out
     assert "Stopped after 1 of 2 runs" in shown and "run the same command again" in shown
