@@ -67,7 +67,7 @@ class Options:
 
 
 def halves(path: Path, seed: int) -> tuple[Labelled, Labelled]:
-    """The sentences that occur once, in two halves."""
+    """The sentences, each once, in two halves that share none."""
     texts, good = read_sentences(path)
     known = dict(zip(texts, good, strict=True))
     texts, good = list(known), np.array(list(known.values()))
