@@ -58,7 +58,9 @@ def _git_state() -> dict[str, Any] | None:
     try:
         # Installed below some other project's checkout, that project's commit is not ours.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        # What an earlier measurement wrote changes nothing about how this one is made.
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -58,5 +58,8 @@ def test_the_commit_is_that_of_this_checkout_only(
     git("add", "provenance.py")
     git("commit", "-q", "-m", "y")
     assert provenance([""])["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "figures.json").write_text("{}")
+    assert provenance([""])["git"]["dirty"] is False  # an output, not the code
     module.write_text("x = 1\n")
     assert provenance([""])["git"]["dirty"] is True
