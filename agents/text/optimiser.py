@@ -18,8 +18,8 @@ class Optimiser:
     """Adam on the parameters that take a gradient.
 
     Args:
-        modules: Their trainable parameters, each once (tied ones are one).
-        learning_rate: The first one.
+        modules: Their trainable parameters, each once: of tied ones, the first module's.
+        learning_rate: At the start; one for all modules, or one for each.
         eps: Adam's.
         max_grad_norm: Longer gradients are shortened to it.
 
@@ -28,14 +28,28 @@ class Optimiser:
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], learning_rate: float, eps: float, max_grad_norm: float
+        self,
+        modules: Sequence[nn.Module],
+        learning_rate: float | Sequence[float],
+        eps: float,
+        max_grad_norm: float,
     ) -> None:
-        unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        self.parameters = list(unique.values())
-        if not self.parameters:
+        rates = (
+            learning_rate if isinstance(learning_rate, Sequence) else [learning_rate] * len(modules)
+        )
+        rate_of: dict[nn.Parameter, float] = {}
+        for module, rate in zip(modules, rates, strict=True):
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    rate_of.setdefault(parameter, rate)
+        if not rate_of:
             raise ConfigError("no parameter takes a gradient; unfreeze at least one layer.")
-        self.adam = torch.optim.Adam(self.parameters, lr=learning_rate, eps=eps)
-        self.learning_rate = learning_rate
+        self.parameters = list(rate_of)
+        groups = [
+            {"params": [p for p in rate_of if rate_of[p] == rate], "first_lr": rate}
+            for rate in dict.fromkeys(rate_of.values())
+        ]
+        self.adam = torch.optim.Adam(groups, eps=eps)
         self.max_grad_norm = max_grad_norm
 
     def zero_grad(self) -> None:
@@ -46,7 +60,7 @@ class Optimiser:
         """Apply the accumulated gradient.
 
         Args:
-            remaining: Multiplies the learning rate, within [0, 1].
+            remaining: Multiplies the learning rates, within [0, 1].
 
         Returns:
             The gradient's norm before it was shortened.
@@ -57,7 +71,7 @@ class Optimiser:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         require_finite("the gradient's norm", norm)
         for group in self.adam.param_groups:
-            group["lr"] = self.learning_rate * remaining
+            group["lr"] = group["first_lr"] * remaining
         self.adam.step()
         return float(norm)
 

@@ -38,6 +38,9 @@ class TextPPOSettings:
     temperature: float = 1.0
     """Divides the logits when sampling, in training and for the reference alike."""
     learning_rate: float = 1e-5
+    vf_learning_rate: float | None = None
+    """Of the value head, which starts from nothing and must keep up with the policy; None takes
+    ten times `learning_rate`."""
     lr_decay: Decay = "linear"
     adam_eps: float = 1e-5
     max_grad_norm: float = 1.0
@@ -75,7 +78,7 @@ class TextPPOSettings:
         _at_least(self, 1, "n_rollouts", "batch_size", "n_epochs", "n_minibatches")
         _at_least(self, 1, "max_new_tokens", "ptx_batch_size", "kl_horizon", "micro_batch_size")
         _positive(self, "temperature", "learning_rate", "adam_eps", "max_grad_norm", "clip_range")
-        _positive(self, "clip_range_vf", "kl_target", "target_kl")
+        _positive(self, "vf_learning_rate", "clip_range_vf", "kl_target", "target_kl")
         _not_negative(self, "vf_coef", "ent_coef", "kl_coef", "missing_eos_penalty", "ptx_coef")
         _fraction(self, "gamma", "gae_lambda")
         _one_of(self, "lr_decay", ("linear", "none"))

@@ -303,6 +303,20 @@ def test_adams_first_step_is_as_long_as_the_decayed_learning_rate() -> None:
         Optimiser([layer], 0.1, 1e-8, 1.0)
 
 
+@pytest.mark.parametrize(("given", "of_values"), [(None, 0.1), (0.003, 0.003)])
+def test_the_value_head_has_a_rate_of_its_own(given: float | None, of_values: float) -> None:
+    # Adam's first step is lr g / (|g| + eps): at most lr, nearly lr where the gradient is large.
+    one_step = dataclasses.replace(SETTINGS, n_epochs=1, n_minibatches=1, vf_learning_rate=given)
+    trainer = make(one_step)
+    before = weights(trainer)
+    trainer.update(trainer.collect())
+    moved = {k: float((w - before[k]).abs().max()) for k, w in weights(trainer).items()}
+    head = max(step for name, step in moved.items() if name.startswith("value."))
+    policy = max(step for name, step in moved.items() if name.startswith("lm."))
+    assert head == pytest.approx(of_values, rel=1e-3)  # eps 1e-5 beside gradients of 0.1
+    assert policy == pytest.approx(SETTINGS.learning_rate, rel=1e-2)  # and of 0.001
+
+
 # -- rewards ---------------------------------------------------------------------------------------
 
 
