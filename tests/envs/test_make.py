@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_gym.envs import TASK_IDS, TEXT_TASK_IDS
-from rlhf_gym.envs.make import early_end_warning, env_table, make_env, space_info
+from rlhf_gym.envs.make import early_end_warning, env_table, is_text_env, make_env, space_info
 from rlhf_gym.envs.preference_ready import SimStateInfo
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
 
@@ -271,3 +271,12 @@ def test_a_window_for_pictures_without_a_rate_is_refused_naming_the_video() -> N
     assert make_env("Timeless-v0", render_mode="rgb_array").render_mode == "rgb_array"
     with pytest.raises(ConfigError, match=r"no `render_fps`.*watch --video"):
         make_env("Timeless-v0", render_mode="human")
+
+
+def test_a_task_is_a_text_task_by_its_class_and_not_by_the_classs_name() -> None:
+    env = Endless()
+    assert not is_text_env(env)
+    env.task = type("TextTask", (), {})()  # somebody else's
+    assert not is_text_env(env)
+    for env_id in TEXT_TASK_IDS:
+        assert is_text_env(gym.make(env_id))
