@@ -46,7 +46,12 @@ SETTINGS: dict[str, Any] = {
     "model": {"n_layers": 2, "d_model": 128, "n_heads": 4},
     "sft": {"n_epochs": 1, "batch_size": 16, "learning_rate": 0.0015},
     # No price on texts that do not end: it would be one on long texts.
-    "ppo": {"kl_coef": 0.1, "learning_rate": 0.0003, "missing_eos_penalty": None},
+    "ppo": {
+        "kl_coef": 0.1,
+        "learning_rate": 0.0003,
+        "missing_eos_penalty": None,
+        "target_kl": None,
+    },
 }
 
 

@@ -243,9 +243,10 @@ class TextPPOTrainer:
         remaining = 1 - self.n_rollouts / s.n_rollouts if s.lr_decay == "linear" else 1.0
         steps: list[dict[str, float]] = []
         for rows in self._minibatches(len(rollout)):
-            steps.append(self._minibatch_step(rollout, rows, remaining))
-            if s.target_kl is not None and steps[-1]["approx_kl"] > 1.5 * s.target_kl:
+            step = self._minibatch_step(rollout, rows, remaining)
+            if step is None:
                 break
+            steps.append(step)
         metrics = {name: sum(x[name] for x in steps) / len(steps) for name in steps[0]}
         metrics["first_ratio_error"] = steps[0]["ratio_error"]
         del metrics["ratio_error"]
@@ -273,8 +274,11 @@ class TextPPOTrainer:
 
     def _minibatch_step(
         self, rollout: TextRollout, rows: Tensor, remaining: float
-    ) -> dict[str, float]:
-        """One optimiser step; its gradient does not depend on how it is cut into micro-batches."""
+    ) -> dict[str, float] | None:
+        """One optimiser step, or None where the policy has moved too far for another one.
+
+        Its gradient does not depend on how it is cut into micro-batches.
+        """
         n_tokens = int(rollout.batch.completion_mask[rows].sum())
         totals: dict[str, float] = {}
         self.optimiser.zero_grad()
@@ -282,6 +286,9 @@ class TextPPOTrainer:
             for name, value in self._backward(rollout, part, n_tokens).items():
                 old = totals.get(name, 0.0)
                 totals[name] = max(old, value) if name == "ratio_error" else old + value
+        target = self.settings.target_kl
+        if target is not None and totals["approx_kl"] > 1.5 * target:
+            return None
         if self.settings.ptx_coef > 0:
             totals["ptx_loss"] = self._backward_ptx()
         return totals | {"grad_norm": self.optimiser.step(remaining)}

@@ -72,7 +72,8 @@ class TextPPOSettings:
     ptx_batch_size: int = 32
     """Texts of the corpus in each optimiser step."""
     target_kl: float | None = None
-    """Ends the passes over a rollout once approx_kl exceeds 1.5 times this, nats per token."""
+    """Ends the passes over a rollout before the first step at which approx_kl, in nats per token,
+    exceeds 1.5 times this."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "n_rollouts", "batch_size", "n_epochs", "n_minibatches")

@@ -147,9 +147,17 @@ def test_a_callback_sees_each_rollout_and_may_stop() -> None:
     assert len(seen) == trainer.n_rollouts == 2
 
 
-def test_target_kl_ends_the_passes() -> None:
-    trainer = make(dataclasses.replace(SETTINGS, n_epochs=8, target_kl=1e-4))
-    assert 2 <= trainer.update(trainer.collect())["n_steps"] < 16
+def test_target_kl_ends_the_passes_before_the_step_that_goes_too_far() -> None:
+    trainer = make(dataclasses.replace(SETTINGS, n_epochs=8, target_kl=1e-3))
+    metrics = trainer.update(trainer.collect())
+    n_steps = int(metrics["n_steps"])
+    assert 2 <= n_steps < 16 and metrics["approx_kl"] <= 1.5e-3
+    # The same steps without a limit, and no further one.
+    free = make(dataclasses.replace(SETTINGS, n_epochs=8))
+    all_steps = free._minibatches
+    free._minibatches = lambda n: all_steps(n)[:n_steps]  # type: ignore[method-assign]
+    free.update(free.collect())
+    assert all(torch.equal(w, weights(free)[name]) for name, w in weights(trainer).items())
 
 
 def step_gradient(trainer: TextPPOTrainer, rollout: Any) -> Tensor:
