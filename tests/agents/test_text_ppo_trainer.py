@@ -148,12 +148,13 @@ def test_a_callback_sees_each_rollout_and_may_stop() -> None:
 
 
 def test_target_kl_ends_the_passes_before_the_step_that_goes_too_far() -> None:
-    trainer = make(dataclasses.replace(SETTINGS, n_epochs=8, target_kl=1e-3))
+    settings = dataclasses.replace(SETTINGS, n_epochs=8, learning_rate=3e-4)
+    trainer = make(dataclasses.replace(settings, target_kl=2e-3))
     metrics = trainer.update(trainer.collect())
     n_steps = int(metrics["n_steps"])
-    assert 2 <= n_steps < 16 and metrics["approx_kl"] <= 1.5e-3
+    assert 2 <= n_steps < 16 and metrics["approx_kl"] <= 3e-3
     # The same steps without a limit, and no further one.
-    free = make(dataclasses.replace(SETTINGS, n_epochs=8))
+    free = make(settings)
     all_steps = free._minibatches
     free._minibatches = lambda n: all_steps(n)[:n_steps]  # type: ignore[method-assign]
     free.update(free.collect())
