@@ -58,7 +58,7 @@ def _git_state() -> dict[str, Any] | None:
     try:
         # Installed below some other project's checkout, that project's commit is not ours.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        # What an earlier measurement wrote changes nothing about how this one is made.
+        # What measurements wrote is not the code that they are made with.
         changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):

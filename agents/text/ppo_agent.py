@@ -21,7 +21,10 @@ from rlhf_gym.seeding import torch_seed
 
 __all__ = ["TextPPOAgent"]
 
-_FIGURES = ("kl_to_ref", "entropy", "length", "eos_share", "distinct_1", "distinct_2", "kl_coef")
+_FIGURES = (
+    "kl_to_ref", "entropy", "length", "eos_share", "distinct_1", "distinct_2", "kl_coef",
+    "approx_kl",
+)  # fmt: skip
 
 
 class TextPPOAgent(TextAgent):
@@ -60,7 +63,8 @@ class TextPPOAgent(TextAgent):
         Returns:
             Means over the rollouts: `learned_rollout_return`, the reward trained on, `kl_to_ref`
             (nats per completion), `entropy` (nats per token), `length`, `eos_share`, `distinct_1`,
-            `distinct_2`, `kl_coef`.
+            `distinct_2`, `kl_coef`, `approx_kl` (nats per token, of an update), `steps_per_update`
+            (fewer where `target_kl` ended the passes).
 
         Raises:
             ConfigError: `n_steps` is no multiple of the rollout, or there is no reward model.
@@ -82,6 +86,7 @@ class TextPPOAgent(TextAgent):
         return {
             "learned_rollout_return": float(np.mean([row["score_mean"] for row in rows])),
             **figures,
+            "steps_per_update": float(np.mean([row["n_steps"] for row in rows])),
             **self.sft_figures,
         }
 

@@ -228,7 +228,8 @@ class TextPPOTrainer:
             `policy_loss`, `value_loss`, `approx_kl` (nats per token), `clip_fraction`,
             `grad_norm`, `first_ratio_error` (max |ratio - 1| before the first step),
             `learning_rate`, `kl_coef`, `objective` (score after the EOS rule - kl_coef KL, where
-            rewards are not whitened), `n_steps`, and `ptx_loss` with a corpus.
+            rewards are not whitened), `n_steps` (fewer where `target_kl` ended the passes), and
+            `ptx_loss` with a corpus.
 
         Raises:
             ConfigError: the run of `settings.n_rollouts` is over.
@@ -243,7 +244,9 @@ class TextPPOTrainer:
         remaining = 1 - self.n_rollouts / s.n_rollouts if s.lr_decay == "linear" else 1.0
         steps: list[dict[str, float]] = []
         for rows in self._minibatches(len(rollout)):
-            step = self._minibatch_step(rollout, rows, remaining)
+            # The first step is taken whatever approx_kl is: 0, but for a rollout that was used.
+            limit = s.target_kl if steps else None
+            step = self._minibatch_step(rollout, rows, remaining, limit)
             if step is None:
                 break
             steps.append(step)
@@ -273,9 +276,9 @@ class TextPPOTrainer:
         return [rows for order in passes for rows in order.chunk(s.n_minibatches)]
 
     def _minibatch_step(
-        self, rollout: TextRollout, rows: Tensor, remaining: float
+        self, rollout: TextRollout, rows: Tensor, remaining: float, target_kl: float | None = None
     ) -> dict[str, float] | None:
-        """One optimiser step, or None where the policy has moved too far for another one.
+        """One optimiser step, or None, without one, where approx_kl exceeds 1.5 `target_kl`.
 
         Its gradient does not depend on how it is cut into micro-batches.
         """
@@ -286,8 +289,7 @@ class TextPPOTrainer:
             for name, value in self._backward(rollout, part, n_tokens).items():
                 old = totals.get(name, 0.0)
                 totals[name] = max(old, value) if name == "ratio_error" else old + value
-        target = self.settings.target_kl
-        if target is not None and totals["approx_kl"] > 1.5 * target:
+        if target_kl is not None and totals["approx_kl"] > 1.5 * target_kl:
             return None
         if self.settings.ptx_coef > 0:
             totals["ptx_loss"] = self._backward_ptx()

@@ -107,12 +107,14 @@ def read_state(folder: Path, name: str, settings: Mapping[str, Any]) -> TrainerS
         ) from error
     if version != _FORMAT:
         raise SchemaError(f"{folder / name}.json has format {version!r}; {_FORMAT} is read here.")
-    wrong = sorted(k for k in saved.keys() | settings.keys() if saved.get(k) != settings.get(k))
+    absent = "no such setting"  # of an earlier or later version, whose default may differ
+    both = {k: (saved.get(k, absent), settings.get(k, absent)) for k in saved.keys() | settings}
+    wrong = sorted(k for k, (theirs, ours) in both.items() if theirs != ours)
     if wrong:
-        key = wrong[0]
+        theirs, ours = both[wrong[0]]
         raise SchemaError(
-            f"the state in {folder} was saved with {key} = {saved.get(key)!r}, this trainer has "
-            f"{settings.get(key)!r}; build the trainer with the saved settings."
+            f"the state in {folder} was saved with {wrong[0]} = {theirs!r}, this trainer has "
+            f"{ours!r}; build the trainer with the saved settings, by the version that wrote them."
         )
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():

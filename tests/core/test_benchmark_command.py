@@ -191,20 +191,22 @@ def test_ctrl_c_stops_the_workers_keeps_the_records_and_says_how_to_go_on(
 
     monkeypatch.setattr(scheduler.subprocess, "Popen", remember)
 
+    ended = threading.Event()
+
     def press() -> None:
-        while not (tmp_path / "started" / "hangs-1").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not ended.wait(0.01):
+            if (tmp_path / "started" / "hangs-1").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
     # Tests that are started in the background of a shell inherit that SIGINT is ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=press)
-    thread.start()
     try:
+        threading.Thread(target=press, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(make_spec("true", "hangs", seeds=(1,)), tmp_path, workers=1)
     finally:
-        thread.join()
+        ended.set()
         signal.signal(signal.SIGINT, before)
     assert all(process.poll() is not None for process in processes)
     shown = capsys.readouterr().out

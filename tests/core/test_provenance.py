@@ -48,18 +48,19 @@ def test_the_commit_is_that_of_this_checkout_only(
         command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
         return subprocess.check_output([*command, *arguments], text=True).strip()
 
-    module = tmp_path / "provenance.py"
+    module = tmp_path / "rlhf_gym" / "provenance.py"
+    for name in ("rlhf_gym", "agents", "benchmarks/results"):
+        (tmp_path / name).mkdir(parents=True)
     module.write_text("")
     monkeypatch.setattr(sys.modules["rlhf_gym.provenance"], "__file__", str(module))
     assert provenance([""])["git"] is None  # no checkout
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "x")
     assert provenance([""])["git"] is None  # a checkout, of something else
-    git("add", "provenance.py")
+    git("add", str(module))
     git("commit", "-q", "-m", "y")
     assert provenance([""])["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "figures.json").write_text("{}")
     assert provenance([""])["git"]["dirty"] is False  # an output, not the code
-    module.write_text("x = 1\n")
+    (tmp_path / "agents" / "ppo.py").write_text("x = 1\n")
     assert provenance([""])["git"]["dirty"] is True
