@@ -34,7 +34,7 @@ from rlhf_gym.language.scores import CompletionScores, completion_scores
 __all__ = ["TextPPOTrainer"]
 
 # With one rate for both, values lag behind returns: all advantages of a token that is nearly
-# certain have one sign then, and on Format-v0 single updates drove the policy 10 nats away.
+# certain have one sign then, and rollouts of Format-v0 were up to 10 nats from the reference.
 _VALUE_RATE = 10.0
 
 

@@ -32,29 +32,22 @@ class Trainer:
         return 0 if len(self.store.answer_records()) >= self.n_answers else None
 
 
-def make_query(index: int) -> Query:
-    def clip(value: float) -> Clip:
-        obs, actions = np.full((4, 2), value, np.float32), np.full((3, 1), -value, np.float32)
-        return Clip(obs, actions, "Env-v0", true_rewards=np.full(3, value, np.float32))
-
-    return Query((clip(2 * index), clip(2 * index + 1)), seed=7, round=0, index=index)
-
-
 def test_one_labeller_says_the_opposite_and_the_honest_err_rarely(
-    adversary: ModuleType, tmp_path: Path
+    adversary: ModuleType, make_clip: Callable[[], Clip], tmp_path: Path
 ) -> None:
     n, per_pair = 100, adversary.PER_PAIR
+    queries = [Query((make_clip(), make_clip()), seed=7, round=0, index=i) for i in range(n)]
+    better = {q.id: int(np.argmax([clip.true_return for clip in q.clips])) for q in queries}
     with PreferenceStore(tmp_path / "run") as store:
         store.rows("PRAGMA synchronous = OFF")
-        store.post([make_query(i) for i in range(n)], n_wanted=per_pair)
+        store.post(queries, n_wanted=per_pair)
         adversary.label(tmp_path / "run", Trainer(store, n * per_pair), True, 0)
         records = store.answer_records()
     right: dict[str, list[bool]] = {f"labeller-{i}": [] for i in range(adversary.N_LABELLERS)}
     for record in records:
-        right[record.labeller].append(record.choice is Choice.SECOND)
-    assert Counter(record.query_id for record in records) == dict.fromkeys(
-        {record.query_id for record in records}, per_pair
-    )
+        best = (Choice.FIRST, Choice.SECOND)[better[record.query_id]]
+        right[record.labeller].append(record.choice is best)
+    assert Counter(record.query_id for record in records) == dict.fromkeys(better, per_pair)
     opposite = right.pop("labeller-0")
     assert opposite and not any(opposite)
     honest = [answer for answers in right.values() for answer in answers]
