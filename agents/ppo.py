@@ -103,6 +103,7 @@ class PPOAgent:
         )
         set_random_seed(seed)  # SB3 draws weights from the global generators
         self.model = self._build_model(seed, device)
+        self._restarted = False
         self.model.set_logger(Logger(None, []))
 
     def _build_model(self, seed: int, device: str) -> PPO:
@@ -190,6 +191,8 @@ class PPOAgent:
             raise ConfigError(
                 f"`n_steps` is {n_steps}, no multiple of the rollout's {rollout} steps; round it."
             )
+        if signal.source == "learned" and self._is_restart_due():
+            self._draw_networks_anew()
         substitute = self._substitution(signal)
         callbacks: list[BaseCallback] = [substitute, _ReportSteps(self)]
         try:
@@ -198,6 +201,22 @@ class PPOAgent:
             substitute.restore()
         returns = substitute.episode_returns
         return {"learned_rollout_return": float(np.mean(returns)) if returns else float("nan")}
+
+    def _is_restart_due(self) -> bool:
+        at = self.settings.restart_at
+        return at is not None and not self._restarted and self.n_steps_done >= at * self.n_run_steps
+
+    def _draw_networks_anew(self) -> None:
+        """As `PPO._setup_model` draws them; optimiser state goes, observation statistics stay."""
+        model: Any = self.model  # SB3's annotations call the class of the policy a BasePolicy
+        model.policy = model.policy_class(
+            model.observation_space,
+            model.action_space,
+            model.lr_schedule,
+            use_sde=model.use_sde,
+            **model.policy_kwargs,
+        ).to(model.device)
+        self._restarted = True
 
     def _substitution(self, signal: Signal) -> SubstituteReward:
         scale = self.settings.reward_scale
@@ -234,7 +253,11 @@ class PPOAgent:
         save_arrays(folder / "recorder.npz", self.recorder.state())
         if self.normaliser:
             save_arrays(folder / "normaliser.npz", normaliser_arrays(self.normaliser))
-        counters = {"num_timesteps": self.model.num_timesteps, "n_updates": self.model._n_updates}
+        counters = {
+            "num_timesteps": self.model.num_timesteps,
+            "n_updates": self.model._n_updates,
+            "restarted": self._restarted,
+        }
         (folder / "agent.json").write_text(json.dumps(counters))
 
     def load(self, folder: Path) -> None:
@@ -251,6 +274,7 @@ class PPOAgent:
             counters = json.loads((folder / "agent.json").read_text())
             self.model.num_timesteps = counters["num_timesteps"]
             self.model._n_updates = counters["n_updates"]
+            self._restarted = counters.get("restarted", False)  # runs of earlier versions lack it
         except (OSError, ValueError, KeyError) as error:
             raise CorruptDataError(f"{folder / 'agent.json'} is damaged ({error}).") from error
 

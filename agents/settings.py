@@ -26,8 +26,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "GELU": nn.GELU,
     "SiLU": nn.SiLU,
 }
-_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_NEEDED = (*_OURS, "n_steps", "batch_size")
+_NEEDED_OF_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
+_OURS = (*_NEEDED_OF_OURS, "restart_at")
+_NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
 
@@ -46,6 +47,11 @@ class AgentSettings:
     reward_scale: float
     """What the reward of deviation 1 is multiplied by: PPO's value network learns discounted sums
     of it, and learns sums near 1 fastest."""
+    restart_at: float | None = None
+    """Share of the run's env steps after which policy and value networks are drawn anew, once: what
+    they learned from the first answers stays with them too long (Nikishin et al. 2022, "The Primacy
+    Bias in Deep Reinforcement Learning"). Not done on the true reward, which does not change. None:
+    never."""
     algorithm: Mapping[str, Any]
     """Keyword arguments of the SB3 algorithm, `policy_kwargs` included."""
 
@@ -54,6 +60,11 @@ class AgentSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"`{name}` is {value!r}; a whole number of at least 1 is needed.")
+        if self.restart_at is not None and not 0 < self.restart_at < 1:
+            raise ConfigError(
+                f"`restart_at` is {self.restart_at!r}; accepted is a share of the run's steps, "
+                "above 0 and below 1, or null for no restart."
+            )
 
     def steps_unit(self, horizon: int | None) -> int:
         """Env steps of whole rollouts and, if eight rollouts suffice, of whole episodes."""
@@ -77,6 +88,7 @@ class AgentSettings:
             "normalize": self.normalize_obs,
             "policy": self.policy,
             "reward_scale": self.reward_scale,
+            "restart_at": self.restart_at,
             **self.algorithm,
             **schedules,
             "policy_kwargs": policy_kwargs,
@@ -143,6 +155,7 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
         normalize_obs=bool(normalize),
         policy=entry["policy"],
         reward_scale=float(entry["reward_scale"]),
+        restart_at=entry.get("restart_at"),
         algorithm=algorithm,
     )
 
@@ -169,6 +182,7 @@ def _check_types(entry: Mapping[str, Any], where: str) -> None:
         "n_steps": (int,),
         "batch_size": (int,),
         "reward_scale": (int, float),
+        "restart_at": (int, float, type(None)),
         **dict.fromkeys(("gamma", "gae_lambda"), (int, float)),
         **dict.fromkeys(_SCHEDULED, (int, float, str)),
     }

@@ -29,8 +29,10 @@ RECORD_FORMAT = 1
 
 # The task's usual budget: the run's own is `steps`.
 _NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
+# A reward that does not change is learned without a restart, by ours and by stock PPO.
+_NO_DIFFERENCE_ON_TRUE_REWARD = {"hyperparameters.restart_at"}
 # Stock PPO never sees it: VecNormalize scales its rewards.
-_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale"}
+_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale", *_NO_DIFFERENCE_ON_TRUE_REWARD}
 
 _FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
 
@@ -126,9 +128,15 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         return None, f"its record is of another run, {record['task']}, {record['setting']}"
     if record["runner"] != job.runner:
         return None, f"its record was made by the runner {record['runner']}"
-    ignored = _NO_DIFFERENCE | (_NO_DIFFERENCE_TO_STOCK if job.runner == "stock" else set())
-    difference = _difference(record["config"], resolved(job.config), ignored)
+    difference = _difference(record["config"], resolved(job.config), _without_effect(job))
     return (None, f"its record was made with {difference}") if difference else (record, "")
+
+
+def _without_effect(job: Job) -> Set[str]:
+    if job.runner == "stock":
+        return _NO_DIFFERENCE | _NO_DIFFERENCE_TO_STOCK
+    on_true_reward = job.config.reward == "true"
+    return _NO_DIFFERENCE | (_NO_DIFFERENCE_ON_TRUE_REWARD if on_true_reward else set())
 
 
 def _check(record: Record) -> None:

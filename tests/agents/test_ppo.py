@@ -166,3 +166,42 @@ def test_bad_settings_and_ids_are_refused() -> None:
 def test_cuda_without_a_gpu_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"finds no GPU.*--device cpu"):
         PPOAgent(ENV, n_run_steps=10, device="cuda")
+
+
+def restarts(agent: PPOAgent, signal: Signal, n_rounds: int) -> list[bool]:
+    """Per round of 200 steps, whether weights moved by 0.01: at a rate of 1e-12 by a restart."""
+    moved = []
+    for k in range(n_rounds):
+        agent.begin_round(stream(3, "round", k))
+        before = weights(agent)
+        agent.improve(signal, 200)
+        moved.append(bool((before - weights(agent)).abs().max() > 0.01))
+    return moved
+
+
+def test_networks_are_drawn_anew_once_when_their_share_of_the_run_is_over(tmp_path: Path) -> None:
+    # 1,000 steps in rounds of 200: a quarter is over when the third round begins.
+    agent = make_agent(restart_at=0.25, learning_rate=1e-12)
+    assert restarts(agent, signal(), 5) == [False, False, True, False, False]
+    agent.save(tmp_path)
+    resumed = make_agent(seed=99, restart_at=0.25, learning_rate=1e-12)
+    resumed.load(tmp_path)
+    assert restarts(resumed, signal(), 2) == [False, False]
+
+
+def test_networks_stay_without_a_restart_and_on_the_true_reward() -> None:
+    assert not any(restarts(make_agent(learning_rate=1e-12), signal(), 4))
+    agent = make_agent(restart_at=0.25, learning_rate=1e-12)
+    agent.begin_round(stream(3, "round", 0))
+    agent.warm_up(200)
+    assert not any(restarts(agent, Signal(source="true"), 4))
+
+
+def test_what_a_restart_draws_comes_from_the_rounds_seed_and_forgets_the_optimiser() -> None:
+    agents = [make_agent(seed=k, restart_at=0.25) for k in range(2)]
+    for agent in agents:
+        restarts(agent, signal(), 2)
+        agent.begin_round(stream(4, "round", 2))
+        agent._draw_networks_anew()
+        assert not agent.model.policy.optimizer.state
+    assert torch.equal(weights(agents[0]), weights(agents[1]))

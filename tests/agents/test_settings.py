@@ -57,6 +57,12 @@ def test_other_texts_are_no_schedules(value: str) -> None:
         load_settings("ppo", "Any-v0", {"learning_rate": value})
 
 
+@pytest.mark.parametrize("value", [0, 1, -0.5, 1.5, float("nan"), "half", True])
+def test_a_restart_outside_of_the_run_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="restart_at"):
+        load_settings("ppo", "Any-v0", {"restart_at": value})
+
+
 TABLE = (
     "default: {{n_envs: {n_envs}, n_timesteps: 5, normalize: {normalize}, policy: P, "
     "reward_scale: 1, n_steps: 8, batch_size: 8{rest}}}"

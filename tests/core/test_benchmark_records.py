@@ -150,6 +150,22 @@ def test_how_learned_rewards_are_scaled_does_not_matter_to_a_stock_run(
     assert (record is not None) == (runner == "stock"), why
 
 
+@pytest.mark.parametrize(
+    ("runner", "reward", "counts"),
+    [("train", "learned", True), ("train", "true", False), ("stock", "learned", False)],
+)
+def test_a_restart_matters_to_learned_rewards_only(
+    job: Job, tmp_path: Path, runner: Any, reward: Any, counts: bool
+) -> None:
+    config = dataclasses.replace(job.config, reward=reward)
+    job = dataclasses.replace(job, runner=runner, config=config)
+    content = content_of(job)
+    content["config"]["hyperparameters"]["restart_at"] = 0.123
+    write(job, tmp_path, content)
+    record, why = read_record(job, tmp_path)
+    assert (record is None) == counts, why
+
+
 def damaged(job: Job, key: str, value: Any) -> dict[str, Any]:
     content = content_of(job)
     content["figures"][key] = value
