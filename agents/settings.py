@@ -88,7 +88,7 @@ class AgentSettings:
             "normalize": self.normalize_obs,
             "policy": self.policy,
             "reward_scale": self.reward_scale,
-            "restart_at": self.restart_at,
+            **({} if self.restart_at is None else {"restart_at": self.restart_at}),
             **self.algorithm,
             **schedules,
             "policy_kwargs": policy_kwargs,

@@ -37,7 +37,7 @@ def test_overrides_replace_single_entries() -> None:
 
 
 def test_the_mapping_reads_back_to_the_same_settings() -> None:
-    for env_id in ("rlhf_gym/HalfCheetah-v0", "Swimmer-v5"):
+    for env_id in ("rlhf_gym/HalfCheetah-v0", "rlhf_gym/Reacher-v0", "Swimmer-v5"):
         settings = load_settings("ppo", env_id)
         text = yaml.safe_dump(settings.as_mapping())
         assert load_settings("ppo", env_id, yaml.safe_load(text)) == settings
