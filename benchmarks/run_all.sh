@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Repeats every measurement at its real size, in order; `make bench` calls it.
 #
-# The timings take about 20 minutes on 2 cores: overhead 10, time split 5, reward fit 3, store 2.
-# Nothing else should run meanwhile. Label efficiency, teachers and noise are 350 runs of minutes each;
+# The timings take about 25 minutes on 2 cores: overhead 10, time split 5, speed 5, reward fit 3,
+# store 2; beside imitation on the robots two hours more. Nothing else should run meanwhile. Label
+# efficiency, teachers, noise and the zoo's settings are 350 runs of minutes each;
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept.
 #
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)
@@ -17,10 +18,12 @@ export OMP_NUM_THREADS=1
 python benchmarks/overhead.py
 if [[ -n "${IMITATION_PYTHON:-}" ]]; then
     python benchmarks/reward_fit.py --imitation-python "$IMITATION_PYTHON"
+    python benchmarks/against_imitation.py --peer-python "$IMITATION_PYTHON"
 else
     python benchmarks/reward_fit.py
 fi
 python benchmarks/time_split.py
+python benchmarks/speed.py
 python benchmarks/store.py
 for script in rendering pictures viewer labelling labelling_kills sitting; do
     python "benchmarks/$script.py"
@@ -41,9 +44,12 @@ fi
 if [[ -n "${TRL_PYTHON:-}" ]]; then
     python benchmarks/against_trl.py --peer-python "$TRL_PYTHON"
 fi
-for spec in label_efficiency teachers noise; do
+for spec in halfcheetah label_efficiency teachers noise speed; do
     rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
 done
+rm -rf build/reacher
+rlhf-gym train --env rlhf_gym/Reacher-v0 --out build/reacher
+python benchmarks/fit_choices.py --run build/reacher
 for env in HalfCheetah Hopper; do
     python benchmarks/adversary.py --env "rlhf_gym/$env-v0" --out "adversary_${env,,}"
 done

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,19 @@ def test_a_result_says_what_it_was_made_with(common: ModuleType, tmp_path: Path)
     assert content["seeds"] == [1, 2]
     assert content["command"] == "bench.py --n 3"
     assert {"versions", "git", "machine", "time_utc", "load_average_1min"} <= content.keys()
+
+
+def test_make_bench_repeats_every_measurement(repository: Path) -> None:
+    folder = repository / "benchmarks"
+    lines = (folder / "run_all.sh").read_text().splitlines()
+    words = set(re.findall(r"\w+", "\n".join(li for li in lines if not li.startswith("#"))))
+    scripts = {path.stem: path.read_text() for path in folder.glob("*.py")}
+    measuring = {name for name, text in scripts.items() if "\nif __name__" in text}
+    # Run by others: in an environment of the peer's, or a process of its own.
+    measuring -= {"against_imitation_peer", "against_trl_ours", "against_trl_peer"}
+    measuring -= {"reward_fit_imitation", "trainer"}
+    specs = {path.stem for path in (folder / "specs").glob("*.yml")} - {"smoke"}
+    assert measuring | specs <= words
 
 
 def test_every_instant_is_charged_to_the_innermost_section(
