@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from rlhf_gym.agents.model_state import (
     load_arrays,
@@ -26,10 +25,10 @@ from rlhf_gym.agents.model_state import (
 from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward
 from rlhf_gym.agents.rollouts import play_episodes
+from rlhf_gym.agents.sb3_ppo import make_ppo
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.data import Array, Clip, Trajectory
-from rlhf_gym.device import resolve_device
 from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env, space_info
@@ -102,26 +101,9 @@ class PPOAgent:
             VecNormalize(self.recorder, norm_reward=False) if self.settings.normalize_obs else None
         )
         set_random_seed(seed)  # SB3 draws weights from the global generators
-        self.model = self._build_model(seed, device)
+        self.model = make_ppo(env_id, self.normaliser or self.recorder, self.settings, seed, device)
         self._restarted = False
         self.model.set_logger(Logger(None, []))
-
-    def _build_model(self, seed: int, device: str) -> PPO:
-        env: VecEnv = self.normaliser or self.recorder
-        kind = "large" if "Cnn" in self.settings.policy else "mlp"
-        try:
-            return PPO(
-                self.settings.policy,
-                env,
-                seed=seed,
-                device=resolve_device(device, kind),  # type: ignore[arg-type]  # a Literal above
-                **self.settings.algorithm,
-            )
-        except (TypeError, AssertionError, KeyError) as error:
-            raise ConfigError(
-                f"PPO does not accept these settings for {self.env_id}: {error}; compare them "
-                "with agents/ppo.yml."
-            ) from error
 
     def log_to(self, folder: Path) -> None:
         """Write SB3's figures as TensorBoard files from now on."""

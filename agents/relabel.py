@@ -78,7 +78,8 @@ class SubstituteReward(BaseCallback):
         venv = self.training_env
         check_hidden(venv)
         self._recorder: Recorder = find_recorder(venv)
-        self._running = np.zeros(venv.num_envs)
+        if self._running is None or self.locals.get("reset_num_timesteps", True):
+            self._running = np.zeros(venv.num_envs)  # else SB3 goes on in the middle of episodes
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]  # on-policy models only
         self._compute: Callable[..., None] = buffer.compute_returns_and_advantage
 

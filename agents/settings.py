@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,54 @@ _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _within(low: float, high: float, *, open_at_low: bool = False) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return low <= value <= high and math.isfinite(value) and not (open_at_low and value == low)
+
+    return fits
+
+
+def _is_any_of(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, types)
+
+
+_COUNT = (_is_count, "a whole number of at least 1")
+_SHARE = (_within(0, 1), "a number from 0 to 1")
+_POSITIVE = (_within(0, math.inf, open_at_low=True), "a number above 0")
+_NOT_NEGATIVE = (_within(0, math.inf), "a number of at least 0")
+
+_ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("n_envs", "n_steps", "batch_size", "n_epochs"), _COUNT),
+    "n_timesteps": (
+        lambda value: _is_count(value) or (isinstance(value, float) and value % 1 == 0 < value),
+        _COUNT[1],
+    ),
+    **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
+    **dict.fromkeys(("reward_scale", "max_grad_norm"), _POSITIVE),
+    **dict.fromkeys(("ent_coef", "vf_coef"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        _SCHEDULED,
+        (
+            lambda value: isinstance(value, str) or _POSITIVE[0](value),
+            "a number above 0, or a linear decay like lin_0.001",
+        ),
+    ),
+    "restart_at": (
+        lambda value: value is None or (_SHARE[0](value) and 0 < value < 1),
+        "a share of the run's steps, above 0 and below 1, or null for no restart",
+    ),
+    "policy": (_is_any_of(str), "the name of a policy of SB3's"),
+    "normalize": (_is_any_of(bool, dict), "true, false or a mapping"),
+    "policy_kwargs": (_is_any_of(dict, type(None)), "a mapping"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
     """What an agent needs beyond its env."""
@@ -54,17 +102,6 @@ class AgentSettings:
     never."""
     algorithm: Mapping[str, Any]
     """Keyword arguments of the SB3 algorithm, `policy_kwargs` included."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_envs", "n_timesteps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"`{name}` is {value!r}; a whole number of at least 1 is needed.")
-        if self.restart_at is not None and not 0 < self.restart_at < 1:
-            raise ConfigError(
-                f"`restart_at` is {self.restart_at!r}; accepted is a share of the run's steps, "
-                "above 0 and below 1, or null for no restart."
-            )
 
     def steps_unit(self, horizon: int | None) -> int:
         """Env steps of whole rollouts and, if eight rollouts suffice, of whole episodes."""
@@ -127,7 +164,7 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     missing = [name for name in _NEEDED if name not in entry]
     if missing:
         raise ConfigError(f"{where} lacks {missing}; every task needs {list(_NEEDED)}.")
-    _check_types(entry, where)
+    _check_values(entry, where)
     normalize = entry["normalize"]
     if isinstance(normalize, dict):
         if normalize.get("norm_reward"):
@@ -174,23 +211,12 @@ def _linear(name: str, text: str, where: str) -> LinearSchedule:
     return LinearSchedule(start, 0.0, 1.0)
 
 
-def _check_types(entry: Mapping[str, Any], where: str) -> None:
-    """Refuse values that rl-zoo would have evaluated, and what YAML reads as text."""
-    accepted: dict[str, tuple[type, ...]] = {
-        "normalize": (bool, dict),
-        "policy_kwargs": (dict, type(None)),
-        "n_steps": (int,),
-        "batch_size": (int,),
-        "reward_scale": (int, float),
-        "restart_at": (int, float, type(None)),
-        **dict.fromkeys(("gamma", "gae_lambda"), (int, float)),
-        **dict.fromkeys(_SCHEDULED, (int, float, str)),
-    }
-    for name, types in accepted.items():
-        if name in entry and not isinstance(entry[name], types):
-            kinds = " or ".join(kind.__name__ for kind in types)
+def _check_values(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse what cannot mean anything, values that rl-zoo would have evaluated among it."""
+    for name, (fits, accepted) in _ACCEPTED.items():
+        if name in entry and not fits(entry[name]):
             raise ConfigError(
-                f"{where} has `{name}: {entry[name]!r}`; accepted is {kinds} (nothing is "
+                f"{where} has `{name}: {entry[name]!r}`; accepted is {accepted} (nothing is "
                 "evaluated; YAML reads 1e-3 as text, write 1.0e-3)."
             )
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rlhf_gym.agents.rollouts import play_episodes
+from rlhf_gym.agents.sb3_ppo import make_ppo
 from rlhf_gym.agents.settings import AgentSettings
 from rlhf_gym.data import Array
-from rlhf_gym.device import resolve_device
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.seeding import stream, torch_seed
@@ -78,20 +77,7 @@ class StockAgent:
             norm_reward=True,
             gamma=settings.algorithm.get("gamma", 0.99),
         )
-        kind = "large" if "Cnn" in settings.policy else "mlp"
-        try:
-            self.model = PPO(
-                settings.policy,
-                self.normaliser,
-                seed=seed,
-                device=resolve_device(device, kind),  # type: ignore[arg-type]  # a Literal above
-                **settings.algorithm,
-            )
-        except (TypeError, AssertionError, KeyError) as error:
-            raise ConfigError(
-                f"PPO does not accept these settings for {env_id}: {error}; compare them with "
-                "agents/ppo.yml."
-            ) from error
+        self.model = make_ppo(env_id, self.normaliser, settings, seed, device)
 
     def act(self, obs: Array) -> Array:
         """(n, ...) raw observations -> (n, ...) deterministic actions within the action space."""

@@ -9,7 +9,7 @@ labellers give them through desks of their own; honest ones are wrong once in tw
 
     python benchmarks/adversary.py --env rlhf_gym/HalfCheetah-v0 --seeds 10 11 12
 
-Stopped, it goes on from the runs that its result has.
+Stopped, it goes on from the runs that its result has; remove the result to have them made again.
 """
 
 from __future__ import annotations
@@ -96,26 +96,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", default="adversary")
     options = parser.parse_args()
-    runs = there(RESULTS / f"{options.out}.json", vars(options))
+    path = RESULTS / f"{options.out}.json"
+    runs = there(path, vars(options))
+    if runs is None:
+        parser.error(f"{path} holds runs of other options; remove it, or give another --out")
     done = {(one["way"], one["seed"]) for one in runs}
-    for seed in options.seeds:
-        for way in WAYS:
-            if (way, seed) in done:
-                continue
-            runs.append(run(options.env, way, seed, options.pairs, options.steps))
-            print(json.dumps(runs[-1]), flush=True)
-            figures = {"options": vars(options), "runs": runs}
-            print(write_result(options.out, None, figures, options.seeds), flush=True)
+    wanted = [(seed, way) for seed in dict.fromkeys(options.seeds) for way in WAYS]
+    missing = [(seed, way) for seed, way in wanted if (way, seed) not in done]
+    print(f"{len(missing)} runs to make; {len(runs)} are in {path}", flush=True)
+    for seed, way in missing:
+        runs.append(run(options.env, way, seed, options.pairs, options.steps))
+        print(json.dumps(runs[-1]), flush=True)
+        seeds = sorted({one["seed"] for one in runs})
+        figures = {"options": {**vars(options), "seeds": seeds}, "runs": runs}
+        print(write_result(options.out, None, figures, seeds), flush=True)
 
 
-def there(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs of a result that was begun with the same options, of whichever seeds."""
+def there(path: Path, options: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The runs of a result, of whichever seeds; None where it was begun with other options."""
     if not path.exists():
         return []
     figures = json.loads(path.read_text())["figures"]
     alike = {**figures["options"], "seeds": None} == {**options, "seeds": None}
-    begun: list[dict[str, Any]] = figures["runs"] if alike else []
-    return begun
+    begun: list[dict[str, Any]] = figures["runs"]
+    return begun if alike else None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ counted. The same agent on the true reward stands beside it.
     python benchmarks/backflip.py --runs build/backflip --figure docs/figures/backflip.png \
         --film docs/images/backflip.gif
 
-Runs that are in the folder already are not made again.
+Runs of the same options that are in the folder already are not made again; interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from common import use_one_thread, write_result
 
+from rlhf_gym.benchmark.worker import trained
 from rlhf_gym.data import Array
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.offline import load_agent, watch_run
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import stream
 from rlhf_gym.train_config import TrainConfig
-from rlhf_gym.training import train
+from rlhf_gym.training import prepare
 
 N_EPISODES = 20
 TASK = TrainConfig(env="rlhf_gym/HopperBackflip-v0", labels=900)
@@ -38,11 +39,9 @@ _STEP_SECONDS = 0.008
 
 
 def obtain(kind: str, seed: int, folder: Path, steps: int | None) -> Run:
-    """The finished run of this seed, made now unless it is there."""
-    out = folder / f"{kind}-seed{seed}"
-    if (out / "summary.json").exists():
-        return Run.open(out)
-    return train(replace(KINDS[kind], seed=seed, steps=steps), out, quiet=True)
+    """The finished run of this seed: as it is there, continued, or made now."""
+    config = prepare(replace(KINDS[kind], seed=seed, steps=steps)).config
+    return trained(config, folder / f"{kind}-seed{seed}")
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,13 @@ def main() -> None:
             print(json.dumps(figures), flush=True)
             if kind == "learned":
                 drawn[kind, seed] = episodes
-    if options.figure:
-        draw(drawn, options.figure)
+    print(write_result(options.out, None, {"runs": rows}, options.seeds))
     learned = sorted((r for r in rows if r["kind"] == "learned"), key=lambda r: r["backflips_mean"])
+    if options.figure and learned:
+        draw(drawn, options.figure)
     if options.film and learned:
         median = learned[len(learned) // 2]["seed"]
         watch_run(options.runs / f"learned-seed{median}", options.film, 1, median)
-    print(write_result(options.out, None, {"runs": rows}, options.seeds))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_gym.data import Query
+from rlhf_gym.data import Preference, Query
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.store import PreferenceStore
 
-__all__ = ["add_given"]
+__all__ = ["add_given", "read_given"]
 
 _FIRST_INDEX = 1_000_000  # beyond every question that a run asks itself in round 0
 
@@ -29,6 +29,24 @@ def add_given(store: PreferenceStore, source: Path, context_id: str) -> int:
         How many answers were given.
 
     Raises:
+        As `read_given`.
+    """
+    given, queries = read_given(source, context_id)
+    here = {q.id: Query(q.clips, q.seed, 0, _FIRST_INDEX + i) for i, q in enumerate(queries)}
+    store.post(list(here.values()))
+    store.answer(
+        [
+            replace(p, query=here[p.query.id], details={**p.details, "given_as": p.query.id})
+            for p in given
+        ]
+    )
+    return len(given)
+
+
+def read_given(source: Path, context_id: str) -> tuple[list[Preference], list[Query]]:
+    """The answers of a run or store, and what they are about.
+
+    Raises:
         ConfigError: the answers are about another env, or there are none.
         DataError: there is no store, or its clips have another shape.
     """
@@ -45,12 +63,4 @@ def add_given(store: PreferenceStore, source: Path, context_id: str) -> int:
             f"`preferences` names {source}, whose answers are about {', '.join(foreign)}; this "
             f"run is about {context_id}, and answers do not carry over to another env."
         )
-    here = {q.id: Query(q.clips, q.seed, 0, _FIRST_INDEX + i) for i, q in enumerate(queries)}
-    store.post(list(here.values()))
-    store.answer(
-        [
-            replace(p, query=here[p.query.id], details={**p.details, "given_as": p.query.id})
-            for p in given
-        ]
-    )
-    return len(given)
+    return given, queries

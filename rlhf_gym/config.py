@@ -19,6 +19,24 @@ __all__ = ["from_mapping", "from_yaml", "to_yaml"]
 T = TypeVar("T")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and the first is lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As a SafeLoader; raises ConstructorError where a key is written twice."""
+        seen: list[Any] = []  # a key may be unhashable, which the SafeLoader says itself
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`, whose keys give way
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def to_yaml(config: Any) -> str:
     """A dataclass as YAML text that `from_yaml` reads back to an equal one."""
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
@@ -31,7 +49,7 @@ def from_yaml(cls: type[T], path: Path) -> T:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _UniqueKeys)  # a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:

@@ -22,7 +22,7 @@ from rlhf_gym.control_run import (
 )
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
-from rlhf_gym.feedback.given import add_given
+from rlhf_gym.feedback.given import add_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
 from rlhf_gym.loop import Parts, run_rounds
@@ -36,7 +36,15 @@ from rlhf_gym.seeding import stream, torch_seed
 from rlhf_gym.summary import write_summary
 from rlhf_gym.train_config import TrainConfig
 
-__all__ = ["Prepared", "build_agent", "build_reward_model", "prepare", "resume", "train"]
+__all__ = [
+    "Prepared",
+    "build_agent",
+    "build_and_close",
+    "build_reward_model",
+    "prepare",
+    "resume",
+    "train",
+]
 
 
 def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) -> Run:
@@ -143,6 +151,8 @@ class _Players:
 def _build_players(prepared: Prepared) -> _Players:
     config = prepared.config
     torch.set_num_threads(config.threads)
+    if config.preferences is not None:
+        read_given(Path(config.preferences), config.env)
     agent = build_agent(prepared)
     is_learned = config.reward == "learned"
     return _Players(
@@ -151,6 +161,16 @@ def _build_players(prepared: Prepared) -> _Players:
         acquisition=resolve("acquisition", config.acquisition),
         reward_model=build_reward_model(prepared, agent) if is_learned else None,
     )
+
+
+def build_and_close(prepared: Prepared) -> None:
+    """Build everything that a run would train with, to see whether it can be.
+
+    Raises:
+        RlhfGymError: what `train` would raise before its first step.
+    """
+    players = _build_players(prepared)
+    players.agent.close()
 
 
 def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, quiet: bool) -> None:

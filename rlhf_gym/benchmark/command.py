@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rlhf_gym.benchmark.records import Job, Record, plan_jobs, read_record
+from rlhf_gym.benchmark.records import Job, Record, check_parts, plan_jobs, read_record
 from rlhf_gym.benchmark.results import publish_yardsticks, write_results
 from rlhf_gym.benchmark.scheduler import Failure, lock, run_jobs
 from rlhf_gym.benchmark.spec import BenchmarkSpec
@@ -124,8 +124,13 @@ def _make(
     console: Console,
 ) -> list[Failure]:
     """Make what is not there among the chosen runs."""
+
+    def to_make() -> list[Job]:
+        return [job for job in chosen if read_record(job, out)[0] is None]
+
+    check_parts(to_make())  # before the folder is there
     with lock(out):
-        jobs = [job for job in chosen if read_record(job, out)[0] is None]
+        jobs = to_make()
         console.print(
             f"{len(jobs)} runs to make, {workers} at once; {len(chosen) - len(jobs)} are there"
         )

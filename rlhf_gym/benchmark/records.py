@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,20 @@ import yaml
 
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
-from rlhf_gym.feedback.teachers import make_teacher
-from rlhf_gym.registry import resolve
+from rlhf_gym.errors import ConfigError
 from rlhf_gym.train_config import TrainConfig
-from rlhf_gym.training import prepare
+from rlhf_gym.training import build_and_close, prepare
 
-__all__ = ["RECORD_FORMAT", "Job", "Record", "plan_jobs", "read_record", "resolved", "sha256_of"]
+__all__ = [
+    "RECORD_FORMAT",
+    "Job",
+    "Record",
+    "check_parts",
+    "plan_jobs",
+    "read_record",
+    "resolved",
+    "sha256_of",
+]
 
 Record = dict[str, Any]
 """The `figures` of a record file, plus `config` and `commit`."""
@@ -35,6 +43,7 @@ _NO_DIFFERENCE_ON_TRUE_REWARD = {"hyperparameters.restart_at"}
 _NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale", *_NO_DIFFERENCE_ON_TRUE_REWARD}
 
 _FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
+_NUMBER_OR_NONE = ("random_return_mean", "reward_accuracy_heldout", "reward_correlation")
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,13 @@ def plan_jobs(spec: BenchmarkSpec) -> list[Job]:
     for task in spec.tasks:
         for setting in spec.settings:
             with named(f"task {task}, setting {setting}"):
-                config = prepare(spec.config(task, setting, spec.seeds[0])).config
-                _check_parts(config)
-            configs[task, setting] = config
+                prepared = prepare(spec.config(task, setting, spec.seeds[0]))
+                if prepared.is_text and spec.runner(setting) == "stock":
+                    raise ConfigError(
+                        "the runner `stock` is Stable-Baselines3's PPO, which has no policy for "
+                        'texts; take `reward: "true"`, or leave the task away.'
+                    )
+            configs[task, setting] = prepared.config
     return [
         # The seed changes nothing else in a resolved configuration.
         Job(task, setting, seed, spec.runner(setting), dataclasses.replace(config, seed=seed))
@@ -84,12 +97,19 @@ def plan_jobs(spec: BenchmarkSpec) -> list[Job]:
     ]
 
 
-def _check_parts(config: TrainConfig) -> None:
-    """Refuse names that would only fail once the run is made."""
-    for group in ("acquisition", "reward_model"):
-        resolve(group, getattr(config, group))
-    if ":" not in config.teacher:
-        make_teacher("oracle" if config.teacher == "synthetic" else config.teacher, 0)
+def check_parts(jobs: Iterable[Job]) -> None:
+    """Build what each task and setting asks for, and throw it away.
+
+    Raises:
+        ConfigError, UnknownNameError: a part that cannot be built, as a run would find out; the
+            message names task and setting.
+    """
+    seen = set()
+    for job in jobs:
+        if (job.task, job.setting) not in seen:
+            seen.add((job.task, job.setting))
+            with named(f"task {job.task}, setting {job.setting}"):
+                build_and_close(prepare(job.config))
 
 
 def resolved(config: TrainConfig) -> dict[str, Any]:
@@ -122,14 +142,20 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         if content["format"] != RECORD_FORMAT:
             return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"
         _check(record)
+        why = _of_another_run(record, job)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return None, f"its record is damaged ({type(error).__name__}: {error})"
+    return (None, why) if why else (record, "")
+
+
+def _of_another_run(record: Record, job: Job) -> str:
+    """How a record's run is not the one asked for; "" where it is."""
     if (record["task"], record["setting"], record["seed"]) != (job.task, job.setting, job.seed):
-        return None, f"its record is of another run, {record['task']}, {record['setting']}"
+        return f"its record is of another run, {record['task']}, {record['setting']}"
     if record["runner"] != job.runner:
-        return None, f"its record was made by the runner {record['runner']}"
+        return f"its record was made by the runner {record['runner']}"
     difference = _difference(record["config"], resolved(job.config), _without_effect(job))
-    return (None, f"its record was made with {difference}") if difference else (record, "")
+    return f"its record was made with {difference}" if difference else ""
 
 
 def _without_effect(job: Job) -> Set[str]:
@@ -144,8 +170,13 @@ def _check(record: Record) -> None:
     for key in _FINITE:
         if not math.isfinite(record[key]):
             raise ValueError(f"{key} is {record[key]}")
+    for key in _NUMBER_OR_NONE:
+        if record[key] is not None and not math.isfinite(record[key]):
+            raise ValueError(f"{key} is {record[key]}")
     if not record["evaluation_returns"] or not record["curve"]:
         raise ValueError("no evaluation")
+    if not all(math.isfinite(seconds) for seconds in record["seconds_by_part"].values()):
+        raise ValueError("the seconds of a part are not finite")
     for point in record["curve"]:
         if not math.isfinite(point["env_steps"]) or not math.isfinite(point["true_return_mean"]):
             raise ValueError("a point of the curve is not finite")

@@ -87,8 +87,9 @@ class BenchmarkSpec:
             _check_options(f"settings: {setting}", overrides, (*_OPTIONS, "runner"))
             self.runner(setting)
         for task in self.tasks:
-            for setting in self.settings:
-                self.config(task, setting, self.seeds[0])
+            envs = {s: _env_arguments(self.config(task, s, self.seeds[0])) for s in self.settings}
+            if self.reference:
+                _refuse_other_envs(task, envs, self.reference[0])
 
     def runner(self, setting: str) -> Runner:
         """What makes a setting's runs."""
@@ -148,6 +149,11 @@ def load_spec(path: Path) -> BenchmarkSpec:
     """
     file = from_yaml(_SpecFile, path)
     if isinstance(file.tasks, Sequence) and not isinstance(file.tasks, str):
+        if odd := [task for task in file.tasks if not isinstance(task, str)]:
+            raise ConfigError(
+                f"{path}: `tasks` is a list that holds {odd[0]!r}; accepted are env ids. With "
+                "options, write a mapping instead, without the dashes."
+            )
         _refuse_repeats("tasks", file.tasks)
         tasks: Mapping[Any, Any] = dict.fromkeys(file.tasks)
     elif isinstance(file.tasks, Mapping) or file.tasks is None:
@@ -217,6 +223,22 @@ def _check_options(where: str, overrides: Overrides, known: Sequence[str]) -> No
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else f" Accepted are {list(known)}."
             raise ConfigError(f"{where}: unknown option `{key}`.{hint}")
+
+
+def _env_arguments(config: TrainConfig) -> dict[str, Any]:
+    """What the true return depends on; keys of an observation only change what is seen."""
+    return {k: v for k, v in config.make_env_kwargs().items() if k != "obs_keys"}
+
+
+def _refuse_other_envs(task: str, envs: Mapping[str, dict[str, Any]], reference: str) -> None:
+    for setting, arguments in envs.items():
+        if arguments != envs[reference]:
+            raise ConfigError(
+                f"task {task}: setting {setting} makes another env ({arguments or 'as it is'}) "
+                f"than {reference} ({envs[reference] or 'as it is'}), and its returns would be no "
+                "fraction of the reference's; give `horizon` and `env_kwargs` to the task, or "
+                "leave `reference` out."
+            )
 
 
 def _check_known(where: str, names: Sequence[str], known: Mapping[str, Any]) -> None:

@@ -18,16 +18,21 @@ from typing import Any
 
 from rlhf_gym.benchmark.records import RECORD_FORMAT, Job, Record, resolved, sha256_of
 from rlhf_gym.config import from_mapping, from_yaml
-from rlhf_gym.errors import CorruptDataError, NumericalError, RlhfGymError
+from rlhf_gym.errors import (
+    ConfigError,
+    CorruptDataError,
+    NumericalError,
+    RlhfGymError,
+    SchemaError,
+)
 from rlhf_gym.files import write_json
 from rlhf_gym.provenance import provenance
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
 
-__all__ = ["job_message", "main", "make_record"]
+__all__ = ["job_message", "main", "make_record", "trained"]
 
 _CURVE_KEYS = (
-    "env_steps",
     "n_labels",
     "true_return_mean",
     "true_return_std",
@@ -87,7 +92,8 @@ def make_record(job: Job, out: Path, command: list[str], *, keep_run: bool = Fal
     folder = job.work(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
     figures = _run_stock(job.config) if job.runner == "stock" else _run_train(job, folder)
-    if not math.isfinite(figures["true_return_mean"] or math.nan):
+    value = figures["true_return_mean"]
+    if value is None or not math.isfinite(value):
         raise NumericalError(f"{job.label}: the final return is not finite; nothing was recorded.")
     content = {
         "format": RECORD_FORMAT,
@@ -114,11 +120,12 @@ def make_record(job: Job, out: Path, command: list[str], *, keep_run: bool = Fal
 
 
 def _run_train(job: Job, folder: Path) -> Record:
-    run = _trained(job.config, folder)
+    run = trained(job.config, folder)
     summary = json.loads(run.summary_path.read_text())
-    wanted = ("true_return_mean", "true_return_std", "env_steps", "evaluation_returns", "n_labels")
+    wanted = ("true_return_mean", "true_return_std", "evaluation_returns", "n_labels")
     return {
         **{key: summary[key] for key in wanted},
+        "env_steps": _steps(summary),
         "random_return_mean": summary["reference"]["random_return_mean"],
         "learned_return_mean": summary["learned_return_mean"],
         "reward_accuracy_heldout": summary.get("reward_accuracy_heldout"),
@@ -130,23 +137,48 @@ def _run_train(job: Job, folder: Path) -> Record:
 
 
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in _CURVE_KEYS if key in row}
+    return {"env_steps": _steps(row), **{key: row[key] for key in _CURVE_KEYS if key in row}}
 
 
-def _trained(config: TrainConfig, folder: Path) -> Run:
-    """The finished run in a folder: as it stands, continued, or made from the start."""
+def _steps(figures: Mapping[str, Any]) -> int:
+    """Env steps; of a text run its completions, each of which is one step of the env."""
+    return int(figures["env_steps"] if "env_steps" in figures else figures["completions"])
+
+
+def trained(config: TrainConfig, folder: Path) -> Run:
+    """The finished run in a folder: as it stands, continued, or made from the start.
+
+    A folder with a run of other options, or one whose files are damaged, is replaced.
+
+    Args:
+        config: Complete, as `prepare` resolves it.
+        folder: The run folder; need not be there.
+
+    Raises:
+        RlhfGymError: what ended the run; its folder stays, and goes on from its last round.
+    """
     from rlhf_gym.training import resume, train
 
     if folder.exists():
-        try:
-            run = Run.open(folder)
-            if resolved(from_yaml(TrainConfig, run.config_path)) == resolved(config):
+        why = _why_of_no_use(config, folder)
+        if not why:
+            try:
+                run = Run.open(folder)
                 return run if run.summary_path.exists() else resume(folder, quiet=True)
-            print(f"{folder} was made with other options; starting again", file=sys.stderr)
-        except (CorruptDataError, ValueError) as error:
-            print(f"{folder} cannot be continued, starting again: {error}", file=sys.stderr)
+            except (CorruptDataError, SchemaError) as error:
+                why = f"cannot be continued ({error})"
+        print(f"{folder} {why}; starting again", file=sys.stderr)
         shutil.rmtree(folder)
     return train(config, folder, quiet=True)
+
+
+def _why_of_no_use(config: TrainConfig, folder: Path) -> str:
+    """Why a run folder is not one of these options; "" where it is."""
+    try:
+        then = from_yaml(TrainConfig, Run.open(folder).config_path)
+    except ConfigError as error:
+        return f"cannot be continued ({error})"
+    return "" if resolved(then) == resolved(config) else "was made with other options"
 
 
 def _run_stock(config: TrainConfig) -> Record:

@@ -198,6 +198,18 @@ def test_the_true_reward_changes_no_weight_even_as_nan() -> None:
     assert torch.isfinite(weights[0]).all()
 
 
+def test_an_episode_goes_on_over_learn_calls_that_do_not_reset_it() -> None:
+    model = recorded_model(n_envs=1, batch_size=8)
+    callback = SubstituteReward(lambda batch: np.full(batch.mask.shape, 0.5, np.float32))
+    for _ in range(5):
+        model.learn(N_STEPS, callback=callback, reset_num_timesteps=False)
+    n_episodes = 5 * N_STEPS // 10
+    assert list(callback.episode_returns) == [5.0] * n_episodes  # 10 steps of 0.5 each
+    callback.episode_returns.clear()
+    model.learn(N_STEPS, callback=callback)  # the envs are reset, and so is the sum
+    assert set(callback.episode_returns) == {5.0}
+
+
 def test_both_returns_are_logged_under_their_own_names() -> None:
     model = recorded_model(batch_size=16)
     logged: dict[str, list[float]] = {}

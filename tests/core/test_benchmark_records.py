@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_gym.benchmark.records import Job, plan_jobs, read_record, resolved, sha256_of
+from rlhf_gym.benchmark.records import Job, check_parts, plan_jobs, read_record, resolved, sha256_of
 from rlhf_gym.benchmark.spec import BenchmarkSpec
-from rlhf_gym.errors import ConfigError, UnknownNameError
+from rlhf_gym.errors import ConfigError, DataError, UnknownNameError
 
 POINT_MASS = "rlhf_gym/PointMass-v0"
 SMALL = {"steps": 4000, "clip_length": 10, "hyperparameters": {"n_envs": 4, "n_steps": 100}}
@@ -42,6 +42,7 @@ def content_of(job: Job) -> dict[str, Any]:
             "task": job.task, "setting": job.setting, "seed": job.seed, "runner": job.runner,
             "true_return_mean": -5.0, "true_return_std": 1.0, "env_steps": 4000, "n_labels": 40,
             "seconds": 2.5, "evaluation_returns": [-4.0, -6.0], "random_return_mean": -70.0,
+            "reward_accuracy_heldout": None, "reward_correlation": 0.9, "seconds_by_part": {},
             "curve": [{"env_steps": 4000, "true_return_mean": -5.0}],
         },
     }  # fmt: skip
@@ -72,16 +73,29 @@ def test_runs_are_planned_seed_by_seed_and_differ_in_everything_asked_for() -> N
         ({"settings": {"odd": {"clip_length": 51}}}, ConfigError,
          rf"task {POINT_MASS}, setting odd.*has 50 steps"),
         ({"settings": {"odd": {"steps": 5}}}, ConfigError, "setting odd.*`steps` is 5"),
-        ({"settings": {"odd": {"teacher": "orakle"}}}, UnknownNameError, "setting odd.*oracle"),
-        ({"settings": {"odd": {"acquisition": "unifrm"}}}, UnknownNameError, "odd.*uniform"),
-        ({"settings": {"odd": {"reward_model": "ensembl"}}}, UnknownNameError, "odd.*ensemble"),
+        *[
+            ({"settings": {"odd": {name: value}}}, error, f"setting odd.*{message}")
+            for name, value, error, message in (
+                ("teacher", "orakle", UnknownNameError, "oracle"),
+                ("teacher", "nowhere:Strict", UnknownNameError, "nowhere"),
+                ("teacher", "replay:/nowhere", DataError, "/nowhere"),
+                ("preferences", "/nowhere", DataError, "/nowhere"),
+                ("acquisition", "unifrm", UnknownNameError, "uniform"),
+                ("reward_model", "ensembl", UnknownNameError, "ensemble"),
+                ("algo", "pppo", UnknownNameError, "ppo"),
+                ("device", "gpu", ConfigError, "`device` is 'gpu'"),
+                ("hyperparameters", {"gama": 0.9}, ConfigError, "gama"),
+                ("hyperparameters", {"activation_fn": "Tanh"}, ConfigError, "activation_fn"),
+                ("hyperparameters", {"policy": "MlpPolcy"}, ConfigError, "MlpPolcy"),
+            )
+        ],
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_work_is_refused_before_any_is_made(
     changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        plan_jobs(make_spec(**changes))
+        check_parts(plan_jobs(make_spec(**changes)))
 
 
 def test_a_record_that_fits_is_read(job: Job, tmp_path: Path) -> None:
@@ -187,6 +201,14 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
     without_curve = damaged(job, "curve", [])
     without_config = {k: v for k, v in content_of(job).items() if k != "config"}
     nan = damaged(job, "curve", [{"env_steps": 1, "true_return_mean": None}])
+    for key in content_of(job)["figures"]:
+        lacking = content_of(job)
+        del lacking["figures"][key]
+        write(job, tmp_path, lacking)
+        assert "damaged" in read_record(job, tmp_path)[1], key
+    for config in (None, [1]):
+        write(job, tmp_path, {**content_of(job), "config": config})
+        assert "damaged" in read_record(job, tmp_path)[1]
     for content in (whole[: len(whole) // 2], "", "[]", without_curve, without_config, nan):
         write(job, tmp_path, content)
         record, why = read_record(job, tmp_path)

@@ -93,6 +93,10 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("name: small", "name: a/b", "'a/b' is part of a file's name"),
         ("  100: {labels", "  a/b: {labels", "'a/b' is part of a file's name"),
         ("stock: {runner: stock}", "stock: 3", "stock must be a mapping.*found 3"),
+        ("  100: {labels", "  stock: {labels", "key 'stock' is there twice"),
+        ("{labels: 70,", "{labels: 70, labels: 80,", "key 'labels' is there twice"),
+        ("{labels: 70,", "{horizon: 25,", "learned-70 makes another env.*25.*than true"),
+        ("{labels: 70,", "{env_kwargs: {goal: 1},", "learned-70 makes another env.*goal"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(
@@ -113,6 +117,7 @@ def test_what_cannot_work_is_refused_by_name(
         ("tasks: [A-v0, A-v0]\nsettings: {x: {}}\nseeds: [0]\n", "repeats A-v0"),
         ("tasks: A-v0\nsettings: {x: {}}\nseeds: [0]\n", "`tasks` is 'A-v0'; accepted is a list"),
         ("tasks: [A-v0, b/A-v2]\nsettings: {x: {}}\nseeds: [0]\n", "the same name, 'a'"),
+        ("tasks:\n- A-v0: {}\nsettings: {x: {}}\nseeds: [0]\n", "holds {'A-v0': {}}"),
         ("[1, 2]\n", "must hold a mapping"),
         ("a: [\n", "not valid YAML"),
     ],
@@ -120,6 +125,13 @@ def test_what_cannot_work_is_refused_by_name(
 def test_empty_or_repeated_entries_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_spec(written(tmp_path, text))
+
+
+def test_settings_may_differ_in_the_env_where_nothing_is_compared(tmp_path: Path) -> None:
+    other = TEXT.replace("{labels: 70,", "{horizon: 25,").replace("[true, stock]", "[]")
+    assert load_spec(written(tmp_path, other)).reference == ()
+    seen = TEXT.replace("{labels: 70,", "{obs_keys: [position],")
+    assert load_spec(written(tmp_path, seen)).reference == ("true", "stock")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

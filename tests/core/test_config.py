@@ -70,6 +70,8 @@ def test_every_configuration_reads_back_equal(config: TrainConfig) -> None:
         ("inner: {sizes: [1, x]}", "sizes is 'x'"),
         ("name: [", "not valid YAML"),
         ("- a", "must hold a mapping"),
+        ("count: 1\ncount: 2", "the key 'count' is there twice"),
+        ("[1, 2]: 3", "not valid YAML"),
         ("name: !!python/name:os.system", "not valid YAML"),
     ],
 )
@@ -78,6 +80,13 @@ def test_malformed_files_are_refused_by_name(tmp_path: Path, content: str, messa
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         from_yaml(Outer, path)
+
+
+def test_a_merged_key_gives_way_to_the_one_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("<<: {count: 1, name: x}\ncount: 2\n")
+    read = from_yaml(Outer, path)
+    assert (read.count, read.name) == (2, "x")
 
 
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
