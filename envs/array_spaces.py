@@ -37,8 +37,8 @@ class FlatObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
         obs_keys: The keys kept, in the space's order; () where there are no keys.
 
     Raises:
-        ConfigError: an unknown key, keys for a space that has none, or a space that has no vector
-            form of one length (Text, Graph, Sequence and so on).
+        ConfigError: an unknown key, keys for a space that has none, a space that has no vector
+            form of one length (Text, Graph, Sequence and so on), or one of no numbers at all.
     """
 
     def __init__(self, env: gym.Env[Any, Any], obs_keys: Sequence[str] = ()) -> None:
@@ -52,6 +52,11 @@ class FlatObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
                 f"{env} observes {', '.join(wrong)}, which is no array of one shape. "
                 f"{_OBSERVATIONS}; turn it into one of them with "
                 f"gymnasium.wrappers.TransformObservation,{keys} before `make_preference_ready`."
+            )
+        if spaces.flatdim(self._space) == 0:
+            raise ConfigError(
+                f"{env} observes {env.observation_space}, which holds no number; a policy needs "
+                "one at least."
             )
         self.observation_space = spaces.flatten_space(self._space)
 
@@ -110,8 +115,8 @@ def check_action_space(env: gym.Env[Any, Any]) -> None:
     """Refuse actions that clips and policies cannot hold as arrays.
 
     Raises:
-        ConfigError: anything but Box, Discrete, MultiDiscrete and MultiBinary, or choices that are
-            not counted from 0.
+        ConfigError: anything but Box, Discrete, MultiDiscrete and MultiBinary, choices that are not
+            counted from 0 or not in a row, or a Box without bounds.
     """
     space = env.action_space
     if not isinstance(space, _ARRAYS):
@@ -125,6 +130,21 @@ def check_action_space(env: gym.Env[Any, Any]) -> None:
             f"the action space of {env} is {space}, and Stable-Baselines3 counts choices from 0; "
             "shift it with gymnasium.wrappers.TransformAction, or declare it without `start`."
         )
+
+    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and len(space.shape) > 1:
+        raise ConfigError(
+            f"the action space of {env} is {space}, and Stable-Baselines3's policies choose in one "
+            "row; declare it with one dimension, and reshape the action in the env."
+        )
+    if isinstance(space, spaces.Box) and not space.is_bounded():
+        raise ConfigError(_no_bounds(f"the action space of {env}", space))
+
+
+def _no_bounds(what: str, space: spaces.Box) -> str:
+    return (
+        f"{what} is {space}, which has no bounds, and random actions cannot be drawn from it; "
+        "declare the bounds within which the robot may be driven."
+    )
 
 
 def sample_actions(space: spaces.Space[Any], n: int, rng: np.random.Generator) -> Array:
@@ -143,10 +163,7 @@ def sample_actions(space: spaces.Space[Any], n: int, rng: np.random.Generator) -
     """
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
-            raise ConfigError(
-                f"random actions cannot be drawn from {space}, which has no bounds; declare the "
-                "bounds within which the robot may be driven."
-            )
+            raise ConfigError(_no_bounds("the action space", space))
         size = (n, *space.shape)
         if np.dtype(space.dtype).kind == "f":
             return rng.uniform(space.low, space.high, size).astype(space.dtype)

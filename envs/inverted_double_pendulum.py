@@ -32,7 +32,7 @@ class InvertedDoublePendulumEnv(GymnasiumInvertedDoublePendulumEnv):
     What differs from InvertedDoublePendulum-v5, in full:
 
     - Never terminated. v5 ends an episode when the tip is at most 1 m above the rail, a random one
-      within 4 to 9 steps: that would tell the agent about the task through the episode's length.
+      within 5 to 12 steps: that would tell the agent about the task through the episode's length.
     - The reward is the height of the tip, in place of a bonus for being alive and costs of
       displacement and velocity. The height belongs to the state after the step; v5 reads it where
       MuJoCo's integration left it.

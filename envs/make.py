@@ -76,6 +76,7 @@ def make_env(
             be drawn in the render mode, or has spaces that clips cannot hold.
     """
     kwargs = dict(env_kwargs or {})
+    _check_arguments(kwargs)
     obs_keys = tuple(kwargs.pop("obs_keys", ()))
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -105,6 +106,18 @@ def make_env(
             "the env without that limit."
         )
     return env
+
+
+def _check_arguments(kwargs: Mapping[str, Any]) -> None:
+    """Refuse values that Gymnasium would trip over, or take apart letter by letter."""
+    horizon, keys = kwargs.get("max_episode_steps"), kwargs.get("obs_keys", ())
+    whole = isinstance(horizon, int) and not isinstance(horizon, bool) and horizon >= 1
+    if horizon is not None and not whole:
+        raise ConfigError(
+            f"`max_episode_steps` is {horizon!r}; accepted is a whole number of at least 1."
+        )
+    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
+        raise ConfigError(f"`obs_keys` is {keys!r}; accepted is a list of keys, e.g. ['position'].")
 
 
 def _require_render_mode(spec: EnvSpec, render_mode: str | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
@@ -101,7 +102,8 @@ def make_preference_ready(
 def _with_flat_observations(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> gym.Env[Any, Any]:
     flat = [layer for layer in wrapper_layers(env) if isinstance(layer, FlatObservation)]
     if not flat:
-        is_array = isinstance(env.observation_space, spaces.Box)
+        space = env.observation_space
+        is_array = isinstance(space, spaces.Box) and np.size(space.low) > 0 < len(space.shape)
         return env if is_array and not obs_keys else FlatObservation(env, obs_keys)
     if obs_keys and set(obs_keys) != set(flat[0].obs_keys):
         raise ConfigError(

@@ -27,7 +27,7 @@ class Walker2dEnv(GymnasiumWalker2dEnv):
 
     What differs from Walker2d-v5, in full:
 
-    - Never terminated. v5 ends an episode when the robot falls, a random one within 8 to 46 steps:
+    - Never terminated. v5 ends an episode when the robot falls, a random one within 10 to 57 steps:
       that would tell the agent about the task through the episode's length, and without it the task
       is another one. In termination's place stand two dense costs that are seen in any clip, of a
       low and of a tilted torso; the bonus for being alive is paid at every step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from rlhf_gym.benchmark.spec import BenchmarkSpec
 from rlhf_gym.benchmark.summary import summarise
 from rlhf_gym.benchmark.tables import table_text
 from rlhf_gym.errors import ConfigError
-from rlhf_gym.files import write_json, write_text
+from rlhf_gym.files import write_bytes, write_json, write_text
 from rlhf_gym.provenance import provenance
 
 __all__ = ["publish_yardsticks", "write_results"]
@@ -73,7 +74,9 @@ def write_results(
         if figure is None:
             path.unlink(missing_ok=True)  # an older one would show runs that no longer hold
         else:
-            figure.savefig(path, dpi=150)
+            drawn_to = io.BytesIO()
+            figure.savefig(drawn_to, dpi=150, format="png")
+            write_bytes(path, drawn_to.getvalue())
     return summary
 
 
@@ -83,7 +86,7 @@ def publish_yardsticks(
     """Put each task's reference into a file of yardsticks, as `rlhf-gym train` shows them.
 
     A task without all its reference runs is left alone, and so is one whose env was altered by
-    `env_kwargs` or `horizon`: a yardstick is looked up by env id and steps only.
+    `env_kwargs`, `horizon` or `obs_keys`: a yardstick is looked up by env id and steps only.
 
     Args:
         summary: As `write_results` returned it.

@@ -24,7 +24,7 @@ class Shows(gym.Env[Any, Any]):
 
     def __init__(self, space: spaces.Space[Any], action_space: Any = None) -> None:
         self.observation_space = space
-        self.action_space = action_space or spaces.Discrete(2)
+        self.action_space = spaces.Discrete(2) if action_space is None else action_space
         self.last: Any = None
 
     def reset(
@@ -227,6 +227,20 @@ def test_drawn_actions_lie_in_the_space_and_reach_its_ends(space: Any) -> None:
 def test_a_box_without_bounds_cannot_be_explored_at_random() -> None:
     with pytest.raises(ConfigError, match="declare the bounds"):
         sample_actions(spaces.Box(-np.inf, np.inf, (1,)), 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Box(-np.inf, np.inf, (1,)), "declare the bounds"),
+        (spaces.Box(-1, np.inf, (1,)), "declare the bounds"),
+        (spaces.MultiDiscrete(np.full((2, 3), 4)), "one row"),
+        (spaces.MultiBinary((2, 3)), "one row"),
+    ],
+)
+def test_actions_that_no_policy_can_choose_are_refused(space: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_action_space(Shows(BOX, space))
 
 
 def test_random_actions_of_other_spaces_are_refused() -> None:

@@ -106,6 +106,23 @@ def test_an_unknown_id_is_refused_with_a_suggestion(wrong: str, meant: str) -> N
     assert meant in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_episode_steps": 0}, "`max_episode_steps` is 0"),
+        ({"max_episode_steps": "20"}, "`max_episode_steps` is '20'"),
+        ({"max_episode_steps": True}, "`max_episode_steps` is True"),
+        ({"obs_keys": "pos"}, "`obs_keys` is 'pos'"),
+        ({"obs_keys": [1]}, r"`obs_keys` is \[1\]"),
+    ],
+)
+def test_arguments_that_gymnasium_would_trip_over_are_refused(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_env("rlhf_gym/PointMass-v0", env_kwargs=arguments)
+
+
 def test_nothing_is_suggested_where_nothing_is_close() -> None:
     with pytest.raises(UnknownNameError) as caught:
         make_env("zzzzqqqq-v0")

@@ -157,6 +157,23 @@ def test_a_box_is_left_as_it_is_and_has_no_keys_to_choose() -> None:
         make_preference_ready(PointMassEnv(), horizon=7, obs_keys=("position",))
 
 
+def test_a_box_of_a_single_number_becomes_a_vector_of_one() -> None:
+    env = PointMassEnv()
+    env.observation_space = gym.spaces.Box(-1, 1, ())
+    ready = make_preference_ready(env, horizon=7)
+    assert ready.observation_space == gym.spaces.Box(-1, 1, (1,))
+
+
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Dict({}), gym.spaces.Tuple(()), gym.spaces.Box(-1, 1, (3, 0))]
+)
+def test_observations_of_no_number_are_refused(space: Any) -> None:
+    env = PointMassEnv()
+    env.observation_space = space
+    with pytest.raises(ConfigError, match="holds no number"):
+        make_preference_ready(env, horizon=7)
+
+
 @pytest.mark.parametrize("space", [gym.spaces.Text(5), gym.spaces.Tuple((gym.spaces.Text(5),))])
 def test_text_is_refused_wherever_it_stands(space: Any) -> None:
     for name in ("observation_space", "action_space"):
