@@ -49,7 +49,7 @@ def from_yaml(cls: type[T], path: Path) -> T:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
     try:
-        content = yaml.load(path.read_text(), _UniqueKeys)  # a SafeLoader
+        content = _UniqueKeys(path.read_text()).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:

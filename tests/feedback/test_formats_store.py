@@ -1,23 +1,19 @@
-"""JSON lines and Parquet: what goes out comes back equal, and damage never gets in."""
+"""JSON lines and Parquet: what goes out comes back equal, into an empty store or a used one."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
-from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
+from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.feedback import posting
 from rlhf_gym.feedback.answers import add_answer
 from rlhf_gym.feedback.formats.jsonl import read_jsonl, write_jsonl
@@ -30,6 +26,7 @@ from rlhf_gym.feedback.formats.snapshot import (
 )
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.text_clips import text_clip
+from tests.feedback.store_example import example
 
 FORMATS: dict[str, tuple[Callable[[Snapshot, Path], None], Callable[[Path], Snapshot]]] = {
     "export.jsonl": (write_jsonl, read_jsonl),
@@ -162,89 +159,6 @@ def test_export_then_import_gives_an_equal_store(
     shutil.rmtree(folder)
 
 
-def example(folder: Path) -> Snapshot:
-    """Two queries on three clips; the answer to one was changed and then taken back."""
-    clips = [
-        Clip(
-            np.full((3, 2), i, np.float32),
-            np.full((2, 1), i, np.float32),
-            "Env-v0",
-            np.full(2, i, np.float32),
-        )
-        for i in range(3)
-    ]
-    pairs = [Query((clips[0], clips[i]), seed=7, round=0, index=i) for i in (1, 2)]
-    with PreferenceStore(folder / "example") as store:
-        store.post(pairs)
-        store.answer([Preference(pairs[0], Choice.FIRST, "human", labeller="ada")])
-        store.answer([Preference(pairs[0], Choice.TIE, "human", labeller="ada")])
-        store.answer([Preference(pairs[1], Choice.SECOND, "human", labeller="ada")])
-        store.retract(store.answer_records()[1].uuid)
-        return read_snapshot(store)
-
-
-# --- what a stranger sees -------------------------------------------------------------------
-
-
-def test_json_base64_and_numpy_read_the_lines(tmp_path: Path) -> None:
-    snapshot = example(tmp_path)
-    write_jsonl(snapshot, tmp_path / "out.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [line["type"] for line in lines] == [
-        "header",
-        *["clip"] * 3,
-        *["query"] * 2,
-        *["answer"] * 4,
-    ]
-    assert lines[0] == {
-        "type": "header",
-        "format": "rlhf_gym.preferences",
-        "version": 1,
-        "n_clips": 3,
-        "n_queries": 2,
-        "n_answers": 4,
-    }
-    packed = lines[2]["obs"]
-    obs = np.frombuffer(base64.b64decode(packed["base64"]), packed["dtype"])
-    np.testing.assert_array_equal(obs.reshape(packed["shape"]), np.full((3, 2), 1, np.float32))
-    answers = lines[-4:]
-    assert [a["choice"] for a in answers] == ["first", "tie", "second", "second"]
-    assert [a["stands"] for a in answers] == [False, True, False, False]
-    assert [a["kind"] for a in answers] == ["pairwise"] * 3 + ["retraction"]
-    assert [a["supersedes"] for a in answers] == [
-        None,
-        answers[0]["uuid"],
-        None,
-        answers[2]["uuid"],
-    ]
-
-
-def test_pyarrow_reads_the_tables_with_exact_types(tmp_path: Path) -> None:
-    snapshot = example(tmp_path)
-    write_parquet(snapshot, tmp_path / "out")
-    clips = pq.read_table(tmp_path / "out" / "clips.parquet")
-    types = {name: str(clips.schema.field(name).type) for name in clips.schema.names}
-    assert types["obs"] == "list<element: float>"
-    assert types["obs_shape"] == "list<element: int64>"
-    row = clips.to_pylist()[2]
-    np.testing.assert_array_equal(
-        np.array(row["obs"], np.float32).reshape(row["obs_shape"]), np.full((3, 2), 2, np.float32)
-    )
-    assert row["sim_states"] is None
-    answers = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
-    assert [a["choice"] for a in answers if a["stands"]] == ["tie"]
-    queries = pq.read_table(tmp_path / "out" / "queries.parquet").to_pylist()
-    assert queries[1]["clip_ids"] == [clip.id for clip in snapshot.queries[1].query.clips]
-    assert queries[1]["seed"] == "7"
-
-
-def test_the_same_store_makes_the_same_file(tmp_path: Path) -> None:
-    snapshot = example(tmp_path)
-    for name in ("a", "b"):
-        write_jsonl(snapshot, tmp_path / f"{name}.jsonl.gz")
-    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
-
-
 # --- targets --------------------------------------------------------------------------------
 
 
@@ -274,136 +188,6 @@ def snapshot_without_gaps(snapshot: Snapshot) -> Snapshot:
         answer.__class__(**{**answer.__dict__, "return_gap": None}) for answer in snapshot.answers
     ]
     return Snapshot(snapshot.queries, tuple(answers))
-
-
-# --- damage ---------------------------------------------------------------------------------
-
-
-def change_line(path: Path, number: int, change: Callable[[dict[str, Any]], None]) -> None:
-    lines = path.read_text().splitlines()
-    row = json.loads(lines[number])
-    change(row)
-    lines[number] = json.dumps(row)
-    path.write_text("\n".join(lines) + "\n")
-
-
-# Line 0 is the header, 1 to 3 are clips, 4 and 5 queries, 6 to 9 answers.
-@pytest.mark.parametrize(
-    ("number", "change", "message"),
-    [
-        (0, {"format": "other"}, "its format is 'other'"),
-        (0, {"version": 2}, "reads 1"),
-        (0, {"n_answers": 5}, r"n_answers = 5 .* holds 4"),
-        (1, {"type": "clipp"}, "line 2: `type` is 'clipp'"),
-        (1, {"obs": None}, "no observations"),
-        (1, {"obs": {"dtype": "|O", "shape": [1], "base64": "AAAAAAAAAAA="}}, "neither float"),
-        (1, {"obs": {"dtype": "<f4", "shape": [9, 9], "base64": "AAAA"}}, "line 2: `obs`"),
-        (1, {"obs": {"dtype": "<f4", "shape": [1], "base64": "***"}}, "line 2: `obs`"),
-        (1, {"obs": [1, 2]}, "line 2: `obs`"),
-        (1, {"true_rewards": {"dtype": "<f4", "shape": [1], "base64": "AAAAAA=="}}, "one per act"),
-        (1, {"context_id": "Other-v0"}, "line 2: the clip's id is .* changed or damaged"),
-        (1, {"context_id": 3}, "`context_id` is 3, str is expected"),
-        (4, {"clip_ids": ["x", "y"]}, "line 5: clip 'x' of the query is not in the file"),
-        (4, {"clip_ids": []}, "at least 2 are needed"),
-        (4, {"index": 9}, "line 5: the query's id"),
-        (4, {"round": True}, "`round` is True"),
-        (4, {"round": 1 << 70}, "64 bits"),
-        (4, {"seed": "-1"}, "`seed` is '-1'"),
-        (4, {"n_wanted": 0}, "`n_wanted` is 0"),
-        (4, {"expected": "left"}, "a choice is 'left'"),
-        (6, {"choice": "third"}, "a choice is 'third'; accepted are first, second, tie, skip"),
-        (6, {"kind": "bronze"}, "`kind` is 'bronze'"),
-        (6, {"query_id": "x"}, "query 'x' of the answer"),
-        (6, {"supersedes": "x"}, "supersedes 'x', which is not before it"),
-        (6, {"shown_at": None}, "`shown_at` is None, a finite number"),
-        (6, {"labeller": "\ud800"}, "not Unicode"),
-        (6, {"details": []}, r"`details` is \[\], dict is expected"),
-    ],
-)
-def test_a_changed_line_is_refused_by_its_number(
-    tmp_path: Path, number: int, change: dict[str, Any], message: str
-) -> None:
-    path = tmp_path / "out.jsonl"
-    write_jsonl(example(tmp_path), path)
-    change_line(path, number, lambda row: row.update(change))
-    with pytest.raises(CorruptDataError, match=message):
-        read_jsonl(path)
-
-
-def test_lines_that_are_missing_or_doubled_are_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    write_jsonl(example(tmp_path), path)
-    lines = path.read_text().splitlines(keepends=True)
-    damaged = {
-        "half-written": "".join(lines)[:-5],
-        "n_answers": "".join(lines[:-1]),
-        "was there before": "".join([*lines, lines[-1]]),
-        "is empty": "",
-        "is not JSON": lines[0] + "{\n",
-    }
-    for message, text in damaged.items():
-        path.write_text(text)
-        with pytest.raises(CorruptDataError, match=message):
-            read_jsonl(path)
-    path.write_bytes(gzip.compress("".join(lines).encode())[:-9])
-    with pytest.raises(CorruptDataError, match="compressed data ends"):
-        read_jsonl(path)
-
-
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_no_single_damaged_byte_raises_anything_but_a_clear_error(
-    tmp_path: Path, data: st.DataObject
-) -> None:
-    path = tmp_path / "whole.jsonl"
-    if not path.exists():
-        write_jsonl(example(tmp_path), path)
-    content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] = data.draw(st.integers(0, 255))
-    damaged = tmp_path / "damaged.jsonl"
-    damaged.write_bytes(content)
-    try:
-        read_jsonl(damaged)
-    except CorruptDataError as error:
-        assert str(damaged) in str(error)
-
-
-@pytest.mark.parametrize("name", ["answers", "queries", "clips"])
-def test_a_damaged_or_missing_table_is_named(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "out"
-    write_parquet(example(tmp_path), folder)
-    path = folder / f"{name}.parquet"
-    content = path.read_bytes()
-    (folder / f"{name}.whole").write_bytes(content)
-    path.write_bytes(content[:-20])
-    with pytest.raises(CorruptDataError, match=f"{name}.parquet` is damaged"):
-        read_parquet(folder)
-    column = pq.ParquetFile(folder / f"{name}.whole").metadata.row_group(0).column(0)
-    start = column.dictionary_page_offset or column.data_page_offset
-    flipped = bytearray(content)
-    flipped[start + column.total_compressed_size - 1] ^= 0x10  # the last byte of a page
-    path.write_bytes(flipped)
-    with pytest.raises(CorruptDataError, match=f"{name}.parquet` is damaged"):
-        read_parquet(folder)
-    path.unlink()
-    with pytest.raises(CorruptDataError, match=f"{name}.parquet` is missing"):
-        read_parquet(folder)
-
-
-def test_tables_of_two_exports_or_of_others_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    write_parquet(example(tmp_path), folder)
-    answers = pq.read_table(folder / "answers.parquet")
-    pq.write_table(answers.slice(0, 2), folder / "answers.parquet")
-    with pytest.raises(CorruptDataError, match="not of one export"):
-        read_parquet(folder)
-    pq.write_table(answers.replace_schema_metadata(None), folder / "answers.parquet")
-    with pytest.raises(CorruptDataError, match="its format is None"):
-        read_parquet(folder)
-    pq.write_table(answers.drop_columns(["details"]), folder / "answers.parquet")
-    with pytest.raises(CorruptDataError, match=r"answers.parquet, row 1: `details`"):
-        read_parquet(folder)
 
 
 # --- adding to a store ----------------------------------------------------------------------

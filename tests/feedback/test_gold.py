@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,13 +28,6 @@ def make_query(index: int, first: float, second: float, round_: int = 0) -> Quer
 
 def make_round(n: int, round_: int = 0) -> list[Query]:
     return [make_query(index, 0.0, 1.0, round_) for index in range(n)]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PreferenceStore]:
-    with PreferenceStore(tmp_path / "run") as opened:
-        opened.rows("PRAGMA synchronous = OFF")  # these tests cut no power
-        yield opened
 
 
 def post_gold(store: PreferenceStore, n: int, *, closed: bool = False) -> list[Query]:

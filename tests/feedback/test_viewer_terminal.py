@@ -1,128 +1,20 @@
-"""Texts labelled in a terminal: a person on the other side of a pseudo-terminal, and by lines."""
+"""Texts labelled in a terminal, by single keys."""
 
 from __future__ import annotations
 
-import codecs
-import os
-import pty
 import re
-import select
-import threading
-import time
-from collections.abc import Iterator
-from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
 
 from rlhf_gym.data import Choice, Clip, Query
 from rlhf_gym.errors import ConfigError
-from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.viewer.keymap import DEFAULT_KEYS, Keymap
-from rlhf_gym.feedback.viewer.session import LabelSession
-from rlhf_gym.feedback.viewer.terminal import run_terminal
-from rlhf_gym.feedback.viewer.terminal_keys import KeyReader, Typed
-from rlhf_gym.feedback.viewer.terminal_page import differing_spans, printable
 from rlhf_gym.text_clips import text_clip
+from tests.feedback.terminal_sitting import at_terminal, choices, make_query, sit_down
 
 LEFT, RIGHT, UP, DOWN = b"\x1b[D", b"\x1b[C", b"\x1b[A", b"\x1bOB"
-
-
-def make_query(index: int, first: str = "", second: str = "") -> Query:
-    prompt = f"Question {index}?"
-    texts = first or f"good words {index}", second or f"bad words {index}"
-    one, two = (text_clip(prompt, text) for text in texts)
-    return Query((one, two), seed=0, round=0, index=index)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PreferenceStore]:
-    with PreferenceStore(tmp_path / "run") as opened:
-        opened.rows("PRAGMA synchronous = OFF")  # these tests cut no power
-        yield opened
-
-
-def sit_down(
-    store: PreferenceStore,
-    *,
-    total: int | None = None,
-    rubric: str | None = None,
-    practice: int = 0,
-) -> LabelSession:
-    settings = DeskSettings(gold_share=0, repeat_share=0, n_practice=practice)
-    return LabelSession(LabelDesk(store, "ann", settings), total=total, rubric=rubric)
-
-
-class Person(threading.Thread):
-    """Types keys into a terminal, each as soon as some text has appeared on it."""
-
-    def __init__(self, master: int, script: list[tuple[str, bytes]]) -> None:
-        super().__init__(daemon=True)
-        self.master, self.script, self.seen, self.missed = master, script, "", ""
-        self._has_left = threading.Event()
-        # A read may end in the middle of a character: its rest comes with the next one.
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def run(self) -> None:
-        for expected, keys in self.script:
-            end = time.monotonic() + 10
-            since = len(self.seen)
-            while not re.search(expected, self.seen[since:], re.DOTALL):
-                if time.monotonic() > end:
-                    self.missed = expected
-                    while not self._has_left.wait(0.1):
-                        os.write(self.master, b"q")
-                    return
-                self.look()
-            os.write(self.master, keys)
-        while not self._has_left.is_set():
-            self.look()
-
-    def look(self) -> None:
-        if select.select([self.master], [], [], 0.05)[0]:
-            self.seen += self._decoder.decode(os.read(self.master, 65536))
-
-    def leave(self) -> None:
-        self._has_left.set()
-        self.join()
-
-
-def at_terminal(
-    session: LabelSession,
-    script: list[tuple[str, bytes]],
-    *,
-    size: tuple[int, int] = (80, 24),
-    keymap: Keymap | None = None,
-) -> tuple[int, str]:
-    """Run a whole sitting on a pseudo-terminal: what it returned, and all that was shown."""
-    master, slave = pty.openpty()
-    with os.fdopen(os.dup(slave), "w") as file:
-        console = Console(
-            file=file, force_terminal=True, width=size[0], height=size[1], highlight=False,
-            color_system="standard", legacy_windows=False, _environ={"TERM": "xterm"},
-        )  # fmt: skip
-        person = Person(master, script)
-        person.start()
-        try:
-            n = run_terminal(session, keymap=keymap, descriptor=slave, console=console)
-        finally:
-            file.flush()
-            person.leave()
-            session.close()
-            os.close(master)
-            os.close(slave)
-    assert not person.missed, f"never seen: {person.missed}\n{person.seen}"
-    return n, person.seen
-
-
-def choices(store: PreferenceStore) -> list[tuple[str, bool | None]]:
-    """What stands, and whether the left one was chosen."""
-    return [(r.choice.value, r.chose_left) for r in store.answer_records()]
 
 
 # --- a sitting ------------------------------------------------------------------------------
@@ -335,92 +227,3 @@ def test_a_failed_save_is_shown_and_the_same_key_tries_again(
     )
     assert "NOT SAVED" in seen
     assert len(store.answer_records()) == 1 and len(set(calls)) == 1
-
-
-# --- by lines -------------------------------------------------------------------------------
-
-
-def by_lines(session: LabelSession, typed: str) -> tuple[int, str]:
-    reader, writer = os.pipe()
-    os.write(writer, typed.encode())
-    os.close(writer)
-    out = StringIO()
-    try:
-        n = run_terminal(session, descriptor=reader, console=Console(file=out, width=60))
-    finally:
-        os.close(reader)
-        session.close()
-    return n, out.getvalue()
-
-
-def test_where_there_is_no_terminal_lines_are_read(store: PreferenceStore) -> None:
-    store.post([make_query(i) for i in range(5)])
-    typed = "left\n 2 \nnonsense\nundo\ncomment both  fine\ntie\nSKIP\ns\n1\n"
-    n, shown = by_lines(sit_down(store), typed)
-    assert n == 4
-    assert [value for value, _ in choices(store)][1:3] == ["tie", "skip"]
-    assert [left for _, left in choices(store)] == [True, None, None, True]
-    assert store.answer_records()[1].details["comment"] == "both  fine"
-    assert "\x1b" not in shown
-    assert shown.index("Question 0?") < shown.index("Question 1?") < shown.index("Question 4?")
-
-
-def test_lines_end_with_the_last_answer_or_the_input(store: PreferenceStore) -> None:
-    store.post([make_query(0)])
-    assert by_lines(sit_down(store), "")[0] == 0
-    n, shown = by_lines(sit_down(store, total=1), "1\n")
-    assert n == 1 and "Thank you" in shown
-
-
-# --- parts ----------------------------------------------------------------------------------
-
-
-def test_keys_that_arrive_in_pieces_are_put_together() -> None:
-    master, slave = pty.openpty()
-    try:
-        with KeyReader(slave) as keys:
-            assert keys.is_terminal and keys.read(0) is None
-            for piece in (b"\x1b", b"[", b"D"):
-                os.write(master, piece)
-            assert keys.read(1) == Typed("left")
-            os.write(master, "é".encode()[:1])
-            assert keys.read(0.01) is None
-            os.write(master, "é".encode()[1:] + b"Q")
-            assert [keys.read(1), keys.read(1)] == [Typed("é", "é"), Typed("q", "Q")]
-            os.write(master, b"\x1b[1;5Cx\x1bOP\x1b")  # Ctrl-Right has no name here
-            found = [keys.read(1) for _ in range(4)]
-            assert found == [Typed(""), Typed("x", "x"), Typed("f1"), Typed("escape")]
-        os.close(master)
-        master = -1
-        with KeyReader(slave) as keys:
-            assert keys.read(1) == Typed("end of input")
-    finally:
-        os.close(slave)
-        if master >= 0:
-            os.close(master)
-
-
-WORDS = st.lists(st.sampled_from(["a", "b", "cc", "d"]), max_size=8)
-
-
-@given(left=WORDS, right=WORDS, gaps=st.lists(st.sampled_from([" ", "\n", "  "]), min_size=8))
-def test_what_is_not_marked_is_the_same_in_both_texts(
-    left: list[str], right: list[str], gaps: list[str]
-) -> None:
-    texts = ["".join(w + g for w, g in zip(words, gaps, strict=False)) for words in (left, right)]
-    spans = differing_spans(*texts)
-    kept = []
-    for text, marked in zip(texts, spans, strict=True):
-        for start, end in reversed(marked):
-            text = text[:start] + text[end:]
-        kept.append(text.split())
-    assert kept[0] == kept[1]
-    assert (spans == ([], [])) == (left == right)
-
-
-@given(st.text())
-def test_whatever_is_printed_holds_no_control_character(text: str) -> None:
-    shown = printable(text)
-    assert all(c.isprintable() or c in "\n\u200c\u200d" for c in shown)
-    if text.isprintable():
-        assert shown == text
