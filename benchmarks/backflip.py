@@ -1,8 +1,11 @@
 r"""A robot with one leg learns backflips from 900 answers (Christiano et al. 2017, 3.2).
 
 Per seed one run of `rlhf_gym.training.train` on `rlhf_gym/HopperBackflip-v0`, its budget and PPO
-settings those of agents/ppo.yml, then 20 deterministic episodes, in which the backflips landed are
-counted. The same agent on the true reward stands beside it.
+settings those of agents/ppo.yml, then 20 deterministic episodes of 300 steps, in which backflips
+landed are counted. The same agent on the true reward stands beside it.
+
+Both train on episodes of 100 steps, from which a robot that has fallen gets up sooner; asked about
+are pairs that the reward networks disagree on, since most pairs of clips show two robots lying.
 
     python benchmarks/backflip.py --runs build/backflip
     python benchmarks/backflip.py --runs build/backflip --figure docs/figures/backflip.png \
@@ -26,14 +29,18 @@ from common import use_one_thread, write_result
 from rlhf_gym.benchmark.worker import trained
 from rlhf_gym.data import Array
 from rlhf_gym.envs.make import make_env
-from rlhf_gym.offline import load_agent, watch_run
+from rlhf_gym.gl import choose_gl
+from rlhf_gym.offline import load_agent
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import stream
 from rlhf_gym.train_config import TrainConfig
 from rlhf_gym.training import prepare
+from rlhf_gym.watch import watch_policy
 
 N_EPISODES = 20
-TASK = TrainConfig(env="rlhf_gym/HopperBackflip-v0", labels=900)
+TASK = TrainConfig(
+    env="rlhf_gym/HopperBackflip-v0", labels=900, horizon=100, acquisition="disagreement"
+)
 KINDS = {"learned": TASK, "true": replace(TASK, reward="true")}
 _STEP_SECONDS = 0.008
 
@@ -102,6 +109,18 @@ def measure(
     return figures, episodes
 
 
+def film(run: Run, path: Path, seed: int) -> None:
+    """One episode of the length that is counted in."""
+    size = {"width": 240, "height": 240}
+    env = make_env(TASK.env, render_mode="rgb_array", env_kwargs=size)
+    agent = load_agent(run.folder)
+    try:
+        watch_policy(env, lambda obs: agent.act(obs[None])[0], 1, path, seed=seed)
+    finally:
+        env.close()
+        agent.close()
+
+
 def draw(episodes: dict[tuple[str, int], list[Episode]], path: Path) -> None:
     """The torso's turns over all episodes, a panel per seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -135,6 +154,8 @@ def main() -> None:
     parser.add_argument("--out", default="backflip")
     options = parser.parse_args()
     use_one_thread()
+    if options.film:
+        choose_gl()  # before any env is made: MuJoCo reads the choice when it is imported
     rows, drawn = [], {}
     for seed in options.seeds:
         for kind in options.kinds:
@@ -149,7 +170,7 @@ def main() -> None:
         draw(drawn, options.figure)
     if options.film and learned:
         median = learned[len(learned) // 2]["seed"]
-        watch_run(options.runs / f"learned-seed{median}", options.film, 1, median)
+        film(Run.open(options.runs / f"learned-seed{median}"), options.film, median)
 
 
 if __name__ == "__main__":
