@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -60,9 +61,22 @@ def _git_state() -> dict[str, Any] | None:
         git("ls-files", "--error-unmatch", Path(__file__).name)
         # What measurements wrote is not the code that they are made with.
         changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+        dirty = bool(changed) or not _is_one_checkout(Path(git("rev-parse", "--show-toplevel")))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _is_one_checkout(root: Path) -> bool:
+    """Whether all rooms lie in it: with PYTHONPATH set to another clone, some may be installed."""
+    return all(home is not None and root.resolve() in home.parents for home in _room_files())
+
+
+def _room_files() -> list[Path | None]:
+    specs = [
+        importlib.util.find_spec(f"rlhf_gym.{room}") for room in ("agents", "envs", "feedback")
+    ]
+    return [Path(spec.origin).resolve() if spec and spec.origin else None for spec in specs]
 
 
 def _machine() -> dict[str, Any]:

@@ -52,7 +52,10 @@ def test_the_commit_is_that_of_this_checkout_only(
     for name in ("rlhf_gym", "agents", "benchmarks/results"):
         (tmp_path / name).mkdir(parents=True)
     module.write_text("")
-    monkeypatch.setattr(sys.modules["rlhf_gym.provenance"], "__file__", str(module))
+    code = sys.modules["rlhf_gym.provenance"]
+    monkeypatch.setattr(code, "__file__", str(module))
+    rooms = [tmp_path / "agents" / "__init__.py", tmp_path / "feedback" / "__init__.py"]
+    monkeypatch.setattr(code, "_room_files", lambda: rooms)
     assert provenance([""])["git"] is None  # no checkout
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "x")
@@ -62,5 +65,15 @@ def test_the_commit_is_that_of_this_checkout_only(
     assert provenance([""])["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "benchmarks" / "results" / "figures.json").write_text("{}")
     assert provenance([""])["git"]["dirty"] is False  # an output, not the code
+    rooms[1] = tmp_path.parent / "other" / "feedback" / "__init__.py"
+    assert provenance([""])["git"]["dirty"] is True, "a room of another checkout"
+    rooms.pop()
     (tmp_path / "agents" / "ppo.py").write_text("x = 1\n")
     assert provenance([""])["git"]["dirty"] is True
+
+
+def test_the_rooms_of_this_run_are_those_of_one_checkout(repository: Path) -> None:
+    rooms = sys.modules["rlhf_gym.provenance"]._room_files()
+    assert [room.relative_to(repository).as_posix() for room in rooms] == [
+        "agents/__init__.py", "envs/__init__.py", "feedback/__init__.py",
+    ]  # fmt: skip
