@@ -214,10 +214,11 @@ def _linear(name: str, text: str, where: str) -> LinearSchedule:
 def _check_values(entry: Mapping[str, Any], where: str) -> None:
     """Refuse what cannot mean anything, values that rl-zoo would have evaluated among it."""
     for name, (fits, accepted) in _ACCEPTED.items():
-        if name in entry and not fits(entry[name]):
+        if name in entry and not fits(value := entry[name]):
+            hint = " (nothing is evaluated; YAML reads 1e-3 as text, write 1.0e-3)"
             raise ConfigError(
-                f"{where} has `{name}: {entry[name]!r}`; accepted is {accepted} (nothing is "
-                "evaluated; YAML reads 1e-3 as text, write 1.0e-3)."
+                f"{where} has `{name}: {value!r}`; accepted is {accepted}"
+                f"{hint if isinstance(value, str) else ''}."
             )
 
 
