@@ -173,9 +173,9 @@ class PPOAgent:
             raise ConfigError(
                 f"`n_steps` is {n_steps}, no multiple of the rollout's {rollout} steps; round it."
             )
+        substitute = self._substitution(signal)
         if signal.source == "learned" and self._is_restart_due():
             self._draw_networks_anew()
-        substitute = self._substitution(signal)
         callbacks: list[BaseCallback] = [substitute, _ReportSteps(self)]
         try:
             self.model.learn(n_steps, callback=callbacks, reset_num_timesteps=False)

@@ -71,7 +71,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
     ),
     "restart_at": (
-        lambda value: value is None or (_SHARE[0](value) and 0 < value < 1),
+        lambda value: value is None or (_POSITIVE[0](value) and value < 1),
         "a share of the run's steps, above 0 and below 1, or null for no restart",
     ),
     "policy": (_is_any_of(str), "the name of a policy of SB3's"),
@@ -102,6 +102,11 @@ class AgentSettings:
     never."""
     algorithm: Mapping[str, Any]
     """Keyword arguments of the SB3 algorithm, `policy_kwargs` included."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_envs", "n_timesteps"):
+            if not _is_count(value := getattr(self, name)):
+                raise ConfigError(f"`{name}` is {value!r}; accepted is {_COUNT[1]}.")
 
     def steps_unit(self, horizon: int | None) -> int:
         """Env steps of whole rollouts and, if eight rollouts suffice, of whole episodes."""

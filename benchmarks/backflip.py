@@ -4,8 +4,8 @@ Per seed one run of `rlhf_gym.training.train` on `rlhf_gym/HopperBackflip-v0`, i
 settings those of agents/ppo.yml, then 20 deterministic episodes of 300 steps, in which backflips
 landed are counted. The same agent on the true reward stands beside it.
 
-Both train on episodes of 100 steps, from which a robot that has fallen gets up sooner; asked about
-are pairs that the reward networks disagree on, since most pairs of clips show two robots lying.
+Both train on episodes of 100 steps, so that less of them is lying on the floor after a fall; asked
+about are pairs that the reward networks disagree on. docs/benchmarks.md says what else was tried.
 
     python benchmarks/backflip.py --runs build/backflip
     python benchmarks/backflip.py --runs build/backflip --figure docs/figures/backflip.png \

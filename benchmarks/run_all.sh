@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Repeats every measurement at its real size, in order; `make bench` calls it.
 #
-# The timings take about 25 minutes on 2 cores: overhead 10, time split 5, speed 5, reward fit 3,
+# The timings take about 22 minutes on 2 cores: overhead 10, time split 5, reward fit 3, speed 2,
 # store 2; beside imitation on the robots two hours more. Nothing else should run meanwhile. Label
 # efficiency, teachers, noise and the zoo's settings are 350 runs of minutes each;
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept.

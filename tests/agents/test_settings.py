@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,12 @@ def test_a_value_that_means_nothing_is_refused_by_name(name: str, values: list[o
     for value in values:
         with pytest.raises(ConfigError, match=f"`{name}: .*accepted (is|are)"):
             load_settings("ppo", "Any-v0", {name: value})
+
+
+def test_settings_made_in_python_are_checked_too() -> None:
+    for change in ({"n_envs": 0}, {"n_envs": True}, {"n_timesteps": 0.5}):
+        with pytest.raises(ConfigError, match="a whole number of at least 1"):
+            dataclasses.replace(settings_of(8, 8, 1), **change)
 
 
 def test_values_at_the_edge_are_taken() -> None:
