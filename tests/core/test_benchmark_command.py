@@ -172,7 +172,6 @@ def test_a_mistake_in_the_specification_ends_with_status_2_and_one_message(
     assert "Traceback" not in error and not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("pretend")
 def test_a_part_that_cannot_be_built_is_refused_before_the_folder_is_there(tmp_path: Path) -> None:
     (tmp_path / "real.yml").write_text(REAL.replace("{n_envs: 4,", "{gama: 0.9, n_envs: 4,"))
     with pytest.raises(ConfigError, match=r"setting learned.*gama"):
@@ -180,6 +179,7 @@ def test_a_part_that_cannot_be_built_is_refused_before_the_folder_is_there(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("pretend")
 def test_a_worker_has_the_threads_of_its_run_only(tmp_path: Path) -> None:
     run_benchmark(make_spec("true", seeds=(1,)), tmp_path, quiet=True)
     assert (tmp_path / "started" / "true-1").read_text() == "1"
