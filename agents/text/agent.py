@@ -101,7 +101,7 @@ class TextAgent:
             shape = asdict(self.settings.model)
             n_positions = task.max_prompt_tokens + task.max_new_tokens
             lm = LanguageModel.tiny(task.tokenizer, max_length=n_positions, seed=seed, **shape)
-            lm.model.to(device)
+            lm.to(device)
             return lm, task
         lm = LanguageModel.load(model, device=device)
         kwargs = {**(env_kwargs or {}), "tokenizer": lm.tokenizer, "vocab_size": lm.vocab_size}

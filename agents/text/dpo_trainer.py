@@ -256,7 +256,7 @@ class TextDPOTrainer:
             )
         restore_module(self.lm.model, state.modules.get("policy", {}))
         self.optimiser.load_state_tensors(state.optimiser)
-        self.generator.set_state(state.generator)
+        state.restore_generator(self.generator)
         self.n_updates = state.numbers["n_updates"]
         order = torch.tensor(state.numbers["order"], dtype=torch.int64)
         self._order = order.to(self.lm.device)

@@ -101,7 +101,10 @@ class Optimiser:
                     f"{tuple(state['exp_avg'].shape)}; build the trainer with the model, and the "
                     "frozen layers, that it was saved with."
                 )
-            self.adam.state[self.parameters[index]] = state
+            parameter = self.parameters[index]
+            for name in ("exp_avg", "exp_avg_sq"):  # Adam keeps the count on the CPU
+                state[name] = state[name].to(parameter.device)
+            self.adam.state[parameter] = state
 
 
 def require_finite(name: str, values: Tensor) -> None:

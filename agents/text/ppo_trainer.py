@@ -390,7 +390,7 @@ class TextPPOTrainer:
         restore_module(self.lm.model, state.modules.get("policy", {}))
         restore_module(self.value_head, state.modules.get("value_head", {}))
         self.optimiser.load_state_tensors(state.optimiser)
-        self.generator.set_state(state.generator)
+        state.restore_generator(self.generator)
         self.kl.coef = state.numbers["kl_coef"]
         self.n_rollouts = state.numbers["n_rollouts"]
         self.n_completions = state.numbers["n_completions"]

@@ -103,7 +103,7 @@ class SFTData:
         prompts = [self.prompts[row] for row in rows]
         completions = [self.completions[row] for row in rows]
         batch = TokenBatch.from_lists(prompts, completions, lm.pad_id, lm.eos_id)
-        return lm.check(batch).to(lm.device)
+        return lm.check(batch.to(lm.device))
 
 
 def encode_examples(

@@ -32,6 +32,15 @@ class TrainerState:
     numbers: Mapping[str, Any]
     """Settings and counters, as JSON holds them."""
 
+    def restore_generator(self, generator: torch.Generator) -> None:
+        """Put the generator's state back, where it is of the same kind of device.
+
+        A state of CUDA's means nothing to the CPU's generator, nor the other way round: then the
+        generator keeps its seed, and what is drawn next differs from what the saved run would draw.
+        """
+        if self.generator.shape == generator.get_state().shape:
+            generator.set_state(self.generator)
+
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's parameters and buffers, tied ones once (safetensors refuses shared memory)."""

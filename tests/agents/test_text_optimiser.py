@@ -22,6 +22,19 @@ def test_adams_first_step_is_as_long_as_the_decayed_learning_rate() -> None:
         Optimiser([layer], 0.1, 1e-8, 1.0)
 
 
+def test_moments_read_from_a_file_go_where_their_parameter_is() -> None:
+    saved = Optimiser([torch.nn.Linear(2, 1)], 0.1, 1e-8, 1.0)
+    saved.adam.param_groups[0]["params"][0].grad = torch.ones(1, 2)
+    saved.step()
+    tensors = saved.state_tensors()
+    # No GPU is needed for it: "meta" is another device too, and Adam refuses a mixture.
+    elsewhere = Optimiser([torch.nn.Linear(2, 1, device="meta")], 0.1, 1e-8, 1.0)
+    elsewhere.load_state_tensors(tensors)
+    state = elsewhere.adam.state[elsewhere.parameters[0]]
+    assert state["exp_avg"].is_meta and state["exp_avg_sq"].is_meta
+    assert not state["step"].is_meta and state["step"].item() == 1.0
+
+
 def test_every_module_has_its_own_rate_and_all_decay_alike() -> None:
     modules = [torch.nn.Linear(1, 1, bias=False) for _ in range(3)]
     before = [module.weight.item() for module in modules]
