@@ -19,10 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from rlhf_gym.agents.recorder import Recorder, find_recorder
 from rlhf_gym.data import Array
 from rlhf_gym.envs.hide_reward import HideReward
-from rlhf_gym.errors import ConfigError, NotHiddenError, NumericalError
+from rlhf_gym.envs.reward_substitution import checked_rewards
+from rlhf_gym.errors import ConfigError, NotHiddenError
 from rlhf_gym.protocols import RewardFunction
 
 __all__ = ["SubstituteReward", "check_hidden"]
+
+_PATCHED = ("_update_current_progress_remaining", "_excluded_save_params")
 
 
 def check_hidden(venv: VecEnv) -> None:
@@ -75,6 +78,7 @@ class SubstituteReward(BaseCallback):
         self._running: Array | None = None
 
     def _on_training_start(self) -> None:
+        self.restore()  # what an interrupted `learn` left: SB3 skips `_on_training_end` there
         venv = self.training_env
         check_hidden(venv)
         self._recorder: Recorder = find_recorder(venv)
@@ -89,27 +93,26 @@ class SubstituteReward(BaseCallback):
 
         buffer.compute_returns_and_advantage = compute_returns_and_advantage
         if self.run_steps is not None:
-            total = self.run_steps
-            update = type(self.model)._update_current_progress_remaining
+            self._stretch_schedules(self.run_steps)
 
-            def over_the_run(num_timesteps: int, total_timesteps: int) -> None:
-                update(self.model, num_timesteps, total)
+    def _stretch_schedules(self, total: int) -> None:
+        """Let SB3's schedules run over `total` steps: on this model alone, until `restore`."""
+        model = self.model
+        update, excluded = (getattr(type(model), name) for name in _PATCHED)
 
-            # On this instance alone, until `restore`.
-            self.model.__dict__["_update_current_progress_remaining"] = over_the_run
+        def over_the_run(num_timesteps: int, total_timesteps: int) -> None:
+            update(model, num_timesteps, total)
+
+        def not_saved() -> list[str]:
+            return [*excluded(model), *_PATCHED]  # `model.save` cannot pickle them, nor should it
+
+        model.__dict__.update(zip(_PATCHED, (over_the_run, not_saved), strict=True))
 
     def _rewards(self, n_steps: int) -> Array:
         """(n_steps, n_envs) float32 rewards of the rollout that just ended."""
         batch, true_rewards, ends = self._recorder.rollout(n_steps)
-        if self.reward_function is None:
-            rewards = true_rewards
-        else:
-            rewards = np.asarray(self.reward_function(batch), dtype=np.float32)
-        if not np.isfinite(rewards).all():
-            raise NumericalError(
-                f"{int((~np.isfinite(rewards)).sum())} of {rewards.size} rewards of this rollout "
-                "are not finite; training stopped before the update. Check the reward model."
-            )
+        found = true_rewards if self.reward_function is None else self.reward_function(batch)
+        rewards = checked_rewards(found, batch).astype(np.float32)
         self._count_returns(rewards, ends)
         return rewards.T * np.float32(self.scale)
 
@@ -138,4 +141,5 @@ class SubstituteReward(BaseCallback):
         if model is None:
             return
         model.rollout_buffer.__dict__.pop("compute_returns_and_advantage", None)
-        model.__dict__.pop("_update_current_progress_remaining", None)
+        for name in _PATCHED:
+            model.__dict__.pop(name, None)

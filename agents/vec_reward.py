@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.data import Array, RewardBatch
-from rlhf_gym.envs.reward_substitution import executed_action
+from rlhf_gym.envs.reward_substitution import checked_rewards, executed_action
 from rlhf_gym.protocols import RewardFunction
 
 __all__ = ["VecLearnedReward"]
@@ -44,16 +44,22 @@ class VecLearnedReward(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step, and score the transition."""
+        """Step, and score the transition.
+
+        Raises:
+            DataError: the reward function returned a shape other than (n_envs, 1).
+            NumericalError: it returned NaN or infinity.
+        """
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         next_obs = obs.copy()
         for env in np.flatnonzero(dones):
             next_obs[env] = infos[env]["terminal_observation"]
-        learned = self.reward_function(
-            RewardBatch.from_steps(self._obs[:, None], self._actions[:, None], next_obs[:, None])
+        batch = RewardBatch.from_steps(
+            self._obs[:, None], self._actions[:, None], next_obs[:, None]
         )
+        learned = checked_rewards(self.reward_function(batch), batch)
         for info, reward in zip(infos, rewards, strict=True):
             info.setdefault("true_reward", float(reward))
         self._obs = obs
-        return obs, np.asarray(learned, dtype=np.float32)[:, 0], dones, infos
+        return obs, learned[:, 0].astype(np.float32), dones, infos

@@ -6,7 +6,6 @@ numbers and asks nothing of the learner but the Gymnasium interface.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +16,7 @@ from rlhf_gym.envs.hide_reward import RewardReplacer
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import RewardFunction
 
-__all__ = ["LearnedRewardWrapper", "executed_action"]
+__all__ = ["LearnedRewardWrapper", "checked_rewards", "executed_action"]
 
 
 def executed_action(action: Any, space: gym.Space[Any]) -> Array:
@@ -34,6 +33,36 @@ def executed_action(action: Any, space: gym.Space[Any]) -> Array:
         return np.asarray(action)
     within: Array = np.clip(action, space.low, space.high)
     return within.astype(np.float32)
+
+
+def checked_rewards(rewards: Any, batch: RewardBatch) -> Array:
+    """What a reward function returned for a batch, if a learner can use it.
+
+    Args:
+        rewards: (B, T) is wanted.
+        batch: (B, T), what it was asked about.
+
+    Returns:
+        (B, T), of the dtype that it came with.
+
+    Raises:
+        DataError: another shape.
+        NumericalError: NaN or infinity.
+    """
+    found: Array = np.asarray(rewards)
+    if found.shape != batch.mask.shape:
+        raise DataError(
+            f"the reward function returned shape {found.shape} for a batch of shape "
+            f"{batch.mask.shape}; return one reward per step, e.g. sum over the last axis of the "
+            "observations."
+        )
+    finite = np.isfinite(found)
+    if not finite.all():
+        raise NumericalError(
+            f"{int((~finite).sum())} of {found.size} rewards are not finite, the first is "
+            f"{found[~finite][0]}; check the reward function's weights and its inputs."
+        )
+    return found
 
 
 class LearnedRewardWrapper(RewardReplacer):
@@ -92,16 +121,4 @@ class LearnedRewardWrapper(RewardReplacer):
 
     def _reward(self, obs: Array, action: Array, next_obs: Array) -> float:
         batch = RewardBatch.from_steps(obs[None, None], action[None, None], next_obs[None, None])
-        rewards = np.asarray(self.reward_function(batch))  # (1, 1)
-        if rewards.shape != (1, 1):
-            raise DataError(
-                f"the reward function returned shape {rewards.shape} for a batch of shape (1, 1); "
-                "return one reward per step, e.g. sum over the last axis of the observations."
-            )
-        reward = float(rewards[0, 0])
-        if not math.isfinite(reward):
-            raise NumericalError(
-                f"the reward function returned {reward}; rewards must be finite: check its "
-                "weights and its inputs."
-            )
-        return reward
+        return float(checked_rewards(self.reward_function(batch), batch)[0, 0])

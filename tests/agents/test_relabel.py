@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -20,7 +23,7 @@ from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import space_info
 from rlhf_gym.envs.preference_ready import make_preference_ready
 from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
-from rlhf_gym.errors import ConfigError, NotHiddenError, NumericalError
+from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.settings import RewardModelSettings
 
@@ -292,6 +295,57 @@ def test_schedules_run_over_the_whole_run_not_over_each_call() -> None:
         model.learn(rollout, callback=substitute, reset_num_timesteps=False)
     # After each of two rollouts of a run of four: 1 - 1/4 and 1 - 2/4.
     assert sorted(set(rates), reverse=True) == [0.75, 0.5]
+
+
+def test_a_learn_call_that_was_interrupted_leaves_no_second_substitution() -> None:
+    model = recorded_model(batch_size=16)
+
+    class Interrupt(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            raise KeyboardInterrupt
+
+        def _on_step(self) -> bool:
+            return True
+
+    one = SubstituteReward(lambda batch: np.ones(batch.mask.shape, np.float32), run_steps=500)
+    for substitute in (one, one, SubstituteReward(one.reward_function)):
+        with pytest.raises(KeyboardInterrupt):  # SB3 then skips `_on_training_end`
+            model.learn(N_STEPS * 2, callback=[substitute, Interrupt()])
+    model.learn(N_STEPS * 2, callback=SubstituteReward(one.reward_function))
+    # 1 a step; a truncated episode's last one also has the bootstrap, which SB3 adds.
+    assert np.isclose(model.rollout_buffer.rewards, 1.0).mean() > 0.5
+    assert not {"_update_current_progress_remaining", "_excluded_save_params"} & set(vars(model))
+
+
+def test_a_model_can_be_saved_while_its_reward_is_substituted(tmp_path: Path) -> None:
+    model = recorded_model(batch_size=16)
+    saving = CheckpointCallback(save_freq=N_STEPS, save_path=str(tmp_path))
+    substitute = SubstituteReward(reward_function, run_steps=500)
+    model.learn(N_STEPS * 2, callback=[substitute, saving])
+    saved = PPO.load(next(tmp_path.glob("*.zip")))
+    assert "over_the_run" not in repr(saved._update_current_progress_remaining)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_reward_per_step_that_is_not_finite_never_reaches_the_learner(wrong: float) -> None:
+    bad = VecLearnedReward(
+        hidden_venv(1, [5], [False]), lambda batch: np.full(batch.mask.shape, wrong)
+    )
+    bad.reset()
+    with pytest.raises(
+        NumericalError, match=f"1 of 1 rewards are not finite, the first is {wrong}"
+    ):
+        bad.step(np.zeros((1, 2), np.float32))
+
+
+def test_a_reward_function_of_another_shape_is_refused_by_all() -> None:
+    bad = VecLearnedReward(hidden_venv(2, [5], [False]), lambda batch: np.zeros(2))
+    bad.reset()
+    with pytest.raises(DataError, match=r"shape \(2,\) for a batch of shape \(2, 1\)"):
+        bad.step(np.zeros((2, 2), np.float32))
+    model = recorded_model(batch_size=16)
+    with pytest.raises(DataError, match=r"shape \(2,\)"):
+        model.learn(N_STEPS * 2, callback=SubstituteReward(lambda batch: np.zeros(2)))
 
 
 def test_an_env_that_is_not_hidden_is_refused() -> None:
