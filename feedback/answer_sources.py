@@ -5,7 +5,6 @@ The loop posts queries and calls `collect`; what it trains on afterwards is what
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Teacher
+from rlhf_gym.runs import Run
 
 __all__ = ["AnswerSource", "AtOnce", "Due", "People", "Replay"]
 
@@ -127,9 +127,7 @@ class Replay:
     def __post_init__(self) -> None:
         with PreferenceStore(self.folder, create=False) as store:
             self._records = store.answer_records(superseded=True)
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        rounds = [json.loads(line) for line in lines]
+        rounds = Run(self.folder).metrics()
         self._marks = {m["round"]: m["last_sequence"] for m in rounds if "last_sequence" in m}
 
     def collect(self, store: PreferenceStore, due: Due) -> None:
@@ -140,12 +138,18 @@ class Replay:
         """
         last = self._marks.get(due.round)
         rows = [r for r in self._records if last is None or r.sequence <= last]
-        posted = {query.id for query in store.queries([r.query_id for r in rows])}
-        known = [r for r in rows if r.query_id in posted]
-        foreign = len(rows) - len(known) if last is not None else 0
-        if foreign or (store.restore_answers(known) == 0 and last is None):
+        asked = {query.id: query.round for query in store.queries([r.query_id for r in rows])}
+        known = [r for r in rows if r.query_id in asked]
+        if last is not None:
+            is_foreign = len(known) < len(rows)
+        elif self._marks:  # beyond the recorded rounds: what else is known
+            is_foreign = not known
+        else:  # a bare store is looked up question by question: this round's must be among them
+            is_foreign = due.round not in asked.values()
+        if is_foreign:
             raise DataError(
                 f"the answers recorded in {self.folder} are not about what this run asks in round "
                 f"{due.round}; replay with the configuration, versions and machine of that run: "
                 f"`--config {self.folder / 'config.yaml'}`."
             )
+        store.restore_answers(known)

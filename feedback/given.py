@@ -2,58 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf_gym.data import Preference, Query
+from rlhf_gym.data import Query
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
 
-__all__ = ["add_given", "read_given"]
+__all__ = ["Given", "add_given", "count_given", "read_given"]
 
 _FIRST_INDEX = 1_000_000  # beyond every question that a run asks itself in round 0
 
 
-def add_given(store: PreferenceStore, source: Path, context_id: str) -> int:
-    """Copy the answers that stand in another store, as if they had been given in round 0.
+@dataclass(frozen=True)
+class Given:
+    """Answers that stand in a store, and what they are about."""
 
-    The pairs keep their clips, with true rewards and simulator states, and get new ids: they are
-    asked anew here. Doing it again adds nothing.
+    records: list[AnswerRecord]
+    queries: list[Query]
+
+
+def add_given(store: PreferenceStore, given: Given) -> int:
+    """Copy answers of another store, as if they had been given in round 0.
+
+    The pairs keep their clips, with true rewards and simulator states; pairs and answers get new
+    ids, which follow from the old ones: doing it again adds nothing, and a replay of this run,
+    which is given the same answers, finds those that the recording holds.
 
     Args:
         store: The run's own.
-        source: Folder of a run or a store.
-        context_id: What this run's clips are compared within: its env id.
+        given: Of another store.
 
     Returns:
         How many answers were given.
-
-    Raises:
-        As `read_given`.
     """
-    given, queries = read_given(source, context_id)
-    here = {q.id: Query(q.clips, q.seed, 0, _FIRST_INDEX + i) for i, q in enumerate(queries)}
+    here = {q.id: Query(q.clips, q.seed, 0, _index_of(q.id)) for q in given.queries}
     store.post(list(here.values()))
-    store.answer(
+    store.restore_answers(
         [
-            replace(p, query=here[p.query.id], details={**p.details, "given_as": p.query.id})
-            for p in given
+            replace(
+                record,
+                uuid=_digest(record.uuid)[:32],
+                query_id=here[record.query_id].id,
+                details={**record.details, "given_as": record.query_id},
+                supersedes=None,
+            )
+            for record in given.records
         ]
     )
-    return len(given)
+    return len(given.records)
 
 
-def read_given(source: Path, context_id: str) -> tuple[list[Preference], list[Query]]:
-    """The answers of a run or store, and what they are about.
+def _digest(name: str) -> str:
+    return hashlib.sha256(f"given|{name}".encode()).hexdigest()
+
+
+def _index_of(query_id: str) -> int:
+    return _FIRST_INDEX + int(_digest(query_id)[:12], 16)
+
+
+def count_given(store: PreferenceStore) -> int:
+    """How many answers of a run's own store were given to it, and stand."""
+    return sum("given_as" in record.details for record in store.answer_records())
+
+
+def read_given(source: Path, context_id: str) -> Given:
+    """The answers that stand in a run or store, and what they are about.
+
+    Args:
+        source: Folder of a run or a store.
+        context_id: What this run's clips are compared within: its env id.
 
     Raises:
         ConfigError: the answers are about another env, or there are none.
-        DataError: there is no store, or its clips have another shape.
+        DataError: there is no store.
     """
     with PreferenceStore(source, create=False) as other:
-        given = list(other.preferences())
-        queries = other.queries(list(dict.fromkeys(p.query.id for p in given)))
-    if not given:
+        records = [r for r in other.answer_records() if r.kind == "pairwise"]
+        queries = other.queries(list(dict.fromkeys(r.query_id for r in records)))
+    if not records:
         raise ConfigError(
             f"`preferences` names {source}, whose store holds no answer; answer some, or leave "
             "the option away."
@@ -63,4 +92,4 @@ def read_given(source: Path, context_id: str) -> tuple[list[Preference], list[Qu
             f"`preferences` names {source}, whose answers are about {', '.join(foreign)}; this "
             f"run is about {context_id}, and answers do not carry over to another env."
         )
-    return given, queries
+    return Given(records, queries)

@@ -16,6 +16,7 @@ import io
 import os
 import shutil
 import sys
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
+# numpy parses a .npy header with `ast`, whose depth count Python 3.11 shares between threads: two
+# at once now and then end in "SystemError: AST constructor recursion depth mismatch".
+_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -258,7 +262,8 @@ class ShardReader:
                 if _crc32(path) != file.crc32:
                     raise _damaged(path, "does not match its checksum: it was changed or damaged")
                 self._verified.add(path)
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            with _HEADERS:
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise _damaged(path, "is missing") from error
         except (ValueError, EOFError) as error:

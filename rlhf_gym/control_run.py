@@ -59,12 +59,16 @@ def _usual_clip_length(horizon: int | None) -> int:
 
 
 def with_label_noise(config: TrainConfig) -> RewardModelSettings:
-    """Assume no errors of the oracle, and Christiano's 10 % of anyone else, unless told."""
+    """Assume no errors of the oracle, and Christiano's 10 % of anyone else, unless told.
+
+    Answers that are given (`preferences`) are anyone's: whoever gave them may have erred.
+    """
     ensemble = config.ensemble
     if ensemble.fit.label_noise is not None:
         return ensemble
     # A recording is fitted like what was recorded: by the configuration that goes with it.
-    noise = 0.0 if config.teacher in ("synthetic", "oracle") else 0.1
+    is_oracle = config.teacher in ("synthetic", "oracle") and config.preferences is None
+    noise = 0.0 if is_oracle else 0.1
     return dataclasses.replace(ensemble, fit=dataclasses.replace(ensemble.fit, label_noise=noise))
 
 

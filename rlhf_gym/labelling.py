@@ -13,6 +13,7 @@ from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.rubrics import rubric_for
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
+from rlhf_gym.feedback.given import count_given
 from rlhf_gym.feedback.gold import gold_from_true_returns
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.viewer.keymap import Keymap, load_keymap
@@ -117,7 +118,7 @@ def _show(session: LabelSession, options: LabelOptions, keymap: Keymap) -> int:
 def _total(store: PreferenceStore, task: _Task) -> int:
     """The answers wanted of everybody, those that are there included."""
     if task.config is not None and task.config.labels:
-        return task.config.labels
+        return task.config.labels + count_given(store)
     wanted: int = store.rows("SELECT coalesce(sum(n_wanted), 0) FROM queries")[0][0]
     return wanted
 

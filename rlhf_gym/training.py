@@ -22,7 +22,7 @@ from rlhf_gym.control_run import (
 )
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
-from rlhf_gym.feedback.given import add_given, read_given
+from rlhf_gym.feedback.given import Given, add_given, count_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
 from rlhf_gym.loop import Parts, run_rounds
@@ -61,7 +61,8 @@ def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) 
     """
     started = time.perf_counter()
     prepared = prepare(config)
-    players = _build_players(prepared)  # first, so that a mistake leaves no folder behind
+    # First, so that a mistake leaves no folder behind.
+    players = _build_players(prepared, _read_given(prepared.config))
     files = {
         "config.yaml": to_yaml(prepared.config),
         "provenance.json": json.dumps(provenance(sys.argv), indent=2),
@@ -82,7 +83,9 @@ def resume(folder: Path, *, quiet: bool = False) -> Run:
     started = time.perf_counter()
     run = Run.open(folder)
     prepared = prepare(from_yaml(TrainConfig, run.config_path))
-    _train_on(run, prepared, _build_players(prepared), started, quiet)
+    with PreferenceStore(run.store_folder) as store:  # given once: the source may have moved since
+        given = None if count_given(store) else _read_given(prepared.config)
+    _train_on(run, prepared, _build_players(prepared, given), started, quiet)
     return run
 
 
@@ -146,13 +149,12 @@ class _Players:
     answers: AnswerSource
     acquisition: Acquisition
     reward_model: RewardModel | None
+    given: Given | None
 
 
-def _build_players(prepared: Prepared) -> _Players:
+def _build_players(prepared: Prepared, given: Given | None) -> _Players:
     config = prepared.config
     torch.set_num_threads(config.threads)
-    if config.preferences is not None:
-        read_given(Path(config.preferences), config.env)
     agent = build_agent(prepared)
     is_learned = config.reward == "learned"
     return _Players(
@@ -160,7 +162,12 @@ def _build_players(prepared: Prepared) -> _Players:
         answers=_build_answers(config),
         acquisition=resolve("acquisition", config.acquisition),
         reward_model=build_reward_model(prepared, agent) if is_learned else None,
+        given=given,
     )
+
+
+def _read_given(config: TrainConfig) -> Given | None:
+    return None if config.preferences is None else read_given(Path(config.preferences), config.env)
 
 
 def build_and_close(prepared: Prepared) -> None:
@@ -169,7 +176,7 @@ def build_and_close(prepared: Prepared) -> None:
     Raises:
         RlhfGymError: what `train` would raise before its first step.
     """
-    players = _build_players(prepared)
+    players = _build_players(prepared, _read_given(prepared.config))
     players.agent.close()
 
 
@@ -181,9 +188,9 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         stack.callback(agent.close)
         stack.enter_context(run.lock())
         store = stack.enter_context(PreferenceStore(run.store_folder))
-        if config.preferences is not None:
-            n_given = add_given(store, Path(config.preferences), config.env)
-            plan = dataclasses.replace(plan, n_given=n_given)
+        if players.given is not None:
+            add_given(store, players.given)
+        plan = dataclasses.replace(plan, n_given=count_given(store))
         agent.log_to(run.tb_folder)
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
         first_round = _restore(run, parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from rlhf_gym import training
+from rlhf_gym.config import to_yaml
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.answer_sources import People
 from rlhf_gym.feedback.desk import LabelDesk
+from rlhf_gym.feedback.given import add_given, read_given
 from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.label_options import LabelOptions
+from rlhf_gym.labelling import open_sitting
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
 
@@ -150,6 +155,37 @@ def test_given_answers_stand_beside_the_new_ones(labelled: Run, tmp_path: Path) 
     with PreferenceStore(labelled.store_folder) as store:
         n_given = store.counts()["n_answers"]
     assert run.metrics()[-1]["n_labels"] == n_given + 12
+
+
+def test_a_run_that_was_given_answers_resumes_without_their_source(
+    labelled: Run, tmp_path: Path, stopped_after
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(labelled.folder, source)
+    config = dataclasses.replace(SMALL, teacher="synthetic", labels=12, preferences=str(source))
+    with stopped_after(1):
+        training.train(config, tmp_path / "run", quiet=True)
+    shutil.rmtree(source)
+    resumed = training.resume(tmp_path / "run", quiet=True)
+    with PreferenceStore(labelled.store_folder) as store:
+        n_given = store.counts()["n_answers"]
+    assert resumed.metrics()[-1]["n_labels"] == n_given + 12
+
+
+def test_a_labeller_is_not_done_by_what_was_given(labelled: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, preferences=str(labelled.folder), labels=8)
+    run = Run.create(tmp_path / "run", {"config.yaml": to_yaml(training.prepare(config).config)})
+    with PreferenceStore(run.store_folder) as store:
+        n_given = add_given(store, read_given(labelled.folder, SMALL.env))
+    with open_sitting(run.folder, LabelOptions(labeller="anna")) as session:
+        assert session.total == n_given + 8
+
+
+def test_given_answers_may_be_wrong_unless_told(labelled: Run) -> None:
+    config = dataclasses.replace(SMALL, teacher="synthetic", preferences=str(labelled.folder))
+    assert training.prepare(config).config.ensemble.fit.label_noise == 0.1
+    alone = dataclasses.replace(config, preferences=None)
+    assert training.prepare(alone).config.ensemble.fit.label_noise == 0.0
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,18 @@ def test_a_bare_store_answers_what_is_asked(store, tmp_path: Path) -> None:
     recorded(tmp_path / "old").close()
     (tmp_path / "old" / "metrics.jsonl").unlink()
     store.post(queries(1, 2))
+    for _ in range(2):  # a round that is played again, too: its answers are there already
+        Replay(tmp_path / "old").collect(store, Due(1, 2))
+        assert [p.query.id for p in store.preferences()] == [queries(1, 2)[1].id]
+
+
+def test_a_recording_of_a_run_that_was_killed_while_it_wrote_is_read(store, tmp_path: Path) -> None:
+    recorded(tmp_path / "old").close()
+    with (tmp_path / "old" / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "last_seq')
+    store.post(queries(0, 2))
     Replay(tmp_path / "old").collect(store, Due(0, 2))
-    assert [p.query.id for p in store.preferences()] == [queries(1, 2)[1].id]
+    assert store.last_sequence == 1
 
 
 @pytest.mark.parametrize("with_metrics", [True, False])

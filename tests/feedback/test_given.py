@@ -7,7 +7,8 @@ import pytest
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, DataError
-from rlhf_gym.feedback.given import add_given
+from rlhf_gym.feedback.answer_sources import Due, Replay
+from rlhf_gym.feedback.given import add_given, count_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 
 
@@ -36,7 +37,7 @@ def filled(folder: Path, context: str = "Env-v0", size: int = 3) -> Path:
 def test_standing_answers_count_from_round_0_on_with_their_clips(tmp_path: Path) -> None:
     source = filled(tmp_path / "old")
     with PreferenceStore(tmp_path / "new") as store:
-        assert add_given(store, source, "Env-v0") == 2
+        assert add_given(store, read_given(source, "Env-v0")) == count_given(store) == 2
         given = store.preferences(first_rounds=1)
         assert sorted((p.labeller, p.choice.value) for p in given) == [
             ("a", "second"),
@@ -50,35 +51,51 @@ def test_standing_answers_count_from_round_0_on_with_their_clips(tmp_path: Path)
         np.testing.assert_array_equal(query.second.sim_states, clip(3).sim_states)
 
 
-def test_giving_twice_adds_nothing(tmp_path: Path) -> None:
+def test_giving_twice_adds_nothing_and_later_more_only_what_is_new(tmp_path: Path) -> None:
     source = filled(tmp_path / "old")
     with PreferenceStore(tmp_path / "new") as store:
-        add_given(store, source, "Env-v0")
+        add_given(store, read_given(source, "Env-v0"))
         before = store.counts(), store.last_sequence
-        assert add_given(store, source, "Env-v0") == 2
+        assert add_given(store, read_given(source, "Env-v0")) == 2
         assert (store.counts(), store.last_sequence) == before
+        # An answer to an earlier pair shifts every position in the source, and no id here.
+        with PreferenceStore(source) as old:
+            old.answer([Preference(old.open_queries()[0], Choice.FIRST, "human", "c")])
+        assert add_given(store, read_given(source, "Env-v0")) == 3
+        assert (store.counts()["n_answers"], store.counts()["n_queries"]) == (3, 2)
+
+
+def test_a_replay_that_is_given_the_same_has_them_once(tmp_path: Path) -> None:
+    given = read_given(filled(tmp_path / "old"), "Env-v0")
+    own = Query((clip(8), clip(9)), 1, 0, 0)
+    with PreferenceStore(tmp_path / "recorded") as store:
+        add_given(store, given)
+        store.post([own])
+        store.answer([Preference(own, Choice.FIRST, "human", "a")])
+        recorded = [r.uuid for r in store.answer_records()]
+    with PreferenceStore(tmp_path / "new") as store:
+        add_given(store, given)
+        store.post([own])
+        Replay(tmp_path / "recorded").collect(store, Due(0, 3))
+        assert [r.uuid for r in store.answer_records()] == recorded and len(recorded) == 3
 
 
 def test_answers_about_another_env_are_refused(tmp_path: Path) -> None:
     source = filled(tmp_path / "old", "Other-v0")
-    with PreferenceStore(tmp_path / "new") as store:
-        with pytest.raises(ConfigError, match="about Other-v0; this run is about Env-v0"):
-            add_given(store, source, "Env-v0")
-        assert store.counts()["n_queries"] == 0
+    with pytest.raises(ConfigError, match="about Other-v0; this run is about Env-v0"):
+        read_given(source, "Env-v0")
 
 
 def test_clips_of_another_shape_are_refused(tmp_path: Path) -> None:
+    given = read_given(filled(tmp_path / "old", size=4), "Env-v0")
     with PreferenceStore(tmp_path / "new") as store:
         store.post([Query((clip(8), clip(9)), 1, 0, 0)])
         with pytest.raises(DataError, match="obs"):
-            add_given(store, filled(tmp_path / "old", size=4), "Env-v0")
+            add_given(store, given)
         assert store.counts()["n_queries"] == 1
 
 
 def test_a_store_without_answers_is_refused(tmp_path: Path) -> None:
     PreferenceStore(tmp_path / "old").close()
-    with (
-        PreferenceStore(tmp_path / "new") as store,
-        pytest.raises(ConfigError, match="holds no answer"),
-    ):
-        add_given(store, tmp_path / "old", "Env-v0")
+    with pytest.raises(ConfigError, match="holds no answer"):
+        read_given(tmp_path / "old", "Env-v0")

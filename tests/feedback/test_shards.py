@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,3 +215,24 @@ def test_a_file_cut_after_it_was_verified_is_noticed_at_the_next_map(
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(CorruptDataError, match="has 150 bytes where"):
         reader.map("round-0000", files["obs.npy"])
+
+
+def test_two_threads_never_read_a_header_at_once(
+    shard: tuple[Path, dict[str, ShardFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = shard
+    load, inside, most = np.load, [], []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.002)
+        inside.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", watched)
+    readers = [ShardReader(folder) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda r: r.map("round-0000", files["obs.npy"]), readers):
+            assert len(found)
+    assert len(most) == 4 and max(most) == 1
