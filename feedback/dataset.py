@@ -252,6 +252,7 @@ class PreferenceSet(Sequence[Preference]):
             shown_at=float(answers.shown_at[row]),
             answered_at=float(answers.answered_at[row]),
             details=dict(answers.details[row]),
+            soft=None if self.soft is None else float(self.soft[row]),
         )
 
     @classmethod
@@ -294,7 +295,9 @@ class PreferenceSet(Sequence[Preference]):
             details=[p.details for p in ordered],
         )
         table = ClipTable.from_clips(clips)
-        return cls(table, np.array(pairs, np.int64).reshape(-1, 2), answers)
+        probs = [p.preference_prob for p in ordered]  # None, of a SKIP, becomes NaN
+        soft = np.array(probs, np.float32) if any(p.soft is not None for p in ordered) else None
+        return cls(table, np.array(pairs, np.int64).reshape(-1, 2), answers, soft)
 
     def trained(self) -> PreferenceSet:
         """Without the SKIP answers, over the same clips."""

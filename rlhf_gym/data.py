@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -297,6 +298,9 @@ class Preference:
     """Seconds since the epoch, UTC."""
     details: dict[str, Any] = field(default_factory=dict)
     """Whatever else belongs to the answer, JSON values only (side shown, replays, comment)."""
+    soft: float | None = None
+    """P(first preferred) in place of what `choice` says, where several labellers were pooled; NaN
+    where they cannot tell."""
 
     def __post_init__(self) -> None:
         if self.answered_at < self.shown_at:
@@ -308,6 +312,8 @@ class Preference:
     @property
     def preference_prob(self) -> float | None:
         """P(first preferred); None for SKIP."""
+        if self.soft is not None:
+            return None if math.isnan(self.soft) else self.soft
         return self.choice.preference_prob
 
 

@@ -145,12 +145,12 @@ def _play_round(
         preferences = parts.store.preferences(
             up_to=metrics["last_sequence"], first_rounds=round_ + 1
         )
+        pooled = pool_labellers(preferences, plan.pooling)
         if reward_model is not None and metrics["last_sequence"] != fitted_to:
             with clock("fit", "fitting the reward"):
-                pooled = pool_labellers(preferences, plan.pooling)
                 report = reward_model.fit(pooled, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
-        signal = Signal(preferences, reward_model)
+        signal = Signal(pooled, reward_model)
         metrics["n_labels"] = len(preferences)
 
     with clock("improve", "training"):

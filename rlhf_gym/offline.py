@@ -12,6 +12,7 @@ import torch
 from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.errors import ConfigError, MissingDependencyError
+from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
@@ -35,8 +36,12 @@ def _open(folder: Path) -> _Loaded:
     return _Loaded(run, prepared)
 
 
-def load_agent(folder: Path) -> Any:
+def load_agent(folder: Path, device: str | None = None) -> Any:
     """The agent of a run as its last checkpoint left it.
+
+    Args:
+        folder: The run's.
+        device: Where it is to be; default: as in the run's configuration.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet.
@@ -49,7 +54,10 @@ def load_agent(folder: Path) -> Any:
             f"{folder} has no checkpoint yet: the first round is not finished. Wait for it, or "
             f"continue it with `rlhf-gym train --resume {folder}`."
         )
-    agent = build_agent(loaded.prepared)
+    prepared = loaded.prepared
+    if device is not None:
+        prepared = replace(prepared, config=replace(prepared.config, device=device))
+    agent = build_agent(prepared)
     agent.load(checkpoint.folder)
     return agent
 
@@ -59,12 +67,14 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     loaded = _open(folder)
     config = loaded.prepared.config
     prepared = replace(loaded.prepared, config=replace(config, device=device))
-    agent = load_agent(folder) if prepared.is_text else None  # a text reward model starts from it
+    # A text reward model starts from what SFT left, which lies beside the policy.
+    agent = load_agent(folder, device) if prepared.is_text else None
     model = build_reward_model(prepared, agent)
     if model is None:
         raise ConfigError(f"`--algo {config.algo}` learns without a reward model; nothing to fit.")
     with PreferenceStore(loaded.run.store_folder, create=False) as store:
-        report = model.fit(store.preferences(), generator(config.seed, "offline fit"))
+        preferences = pool_labellers(store.preferences(), config.pooling)
+        report = model.fit(preferences, generator(config.seed, "offline fit"))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         model.save(out)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_gym.agents.text.agent_settings import TextAgentSettings, load_text_settings
+from rlhf_gym.config import from_mapping
 from rlhf_gym.control_run import labels_of_rounds, with_label_noise
 from rlhf_gym.data import Preference
 from rlhf_gym.device import resolve_device
@@ -35,6 +36,7 @@ _DIRECT = ("dpo",)
 def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
     """Resolve everything that depends on a text env, and refuse what cannot work."""
     settings = load_text_settings(config.env, config.hyperparameters)
+    _check(config, settings)
     config = dataclasses.replace(
         config,
         eval_episodes=max(config.eval_episodes, _EVALUATED),
@@ -52,19 +54,33 @@ def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
     return Prepared(resolved, settings, info, plan, is_text=True)
 
 
+def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
+    """Refuse now what would fail only after fine-tuning, or have no effect."""
+    _reward_settings(config, settings)
+    if config.algo in _DIRECT and config.acquisition in ("disagreement", "entropy"):
+        raise ConfigError(
+            f"`--acquisition {config.acquisition}` asks a reward model, and `--algo {config.algo}` "
+            "learns without one; use `uniform`."
+        )
+
+
+def _reward_settings(config: TrainConfig, settings: TextAgentSettings) -> TextRewardSettings:
+    options = {"label_noise": config.ensemble.fit.label_noise, **settings.reward_model}
+    return from_mapping(TextRewardSettings, options, f"`reward_model` of {config.env}")
+
+
 def _plan(config: TrainConfig, settings: TextAgentSettings) -> Plan:
     """What each round may spend: completions for steps, and no warm-up beside SFT.
 
     Raises:
-        ConfigError: too few completions for one rollout.
+        ConfigError: too few steps for one rollout, or one batch of pairs.
     """
-    unit = settings.ppo.batch_size
+    is_dpo = config.algo == "dpo"
+    unit = settings.dpo.batch_size if is_dpo else settings.ppo.batch_size
     steps = config.steps or settings.n_completions
     if steps < unit:
-        raise ConfigError(
-            f"`steps` is {steps} completions, fewer than one rollout of {unit}; pass `--steps "
-            f"{unit}` or more."
-        )
+        what = "pairs, fewer than one batch" if is_dpo else "completions, fewer than one rollout"
+        raise ConfigError(f"`steps` is {steps} {what} of {unit}; pass `--steps {unit}` or more.")
     rounds = max(min(config.rounds, settings.max_rounds, steps // unit), 1)
     return Plan(
         seed=config.seed,
@@ -109,15 +125,23 @@ def build_text_reward_model(prepared: Prepared, agent: Any) -> RewardModel | Non
             prepared.info, seed=seed, device=_device(config)
         )
         return own
-    options = dict(prepared.settings.reward_model)
-    options.setdefault("label_noise", config.ensemble.fit.label_noise)
-    options["max_prompt_tokens"] = agent.task.max_prompt_tokens
-    options["max_completion_tokens"] = agent.task.max_new_tokens
-    return _FromPolicy(agent.lm, TextRewardSettings(**options), seed=seed)
+    given = _reward_settings(config, prepared.settings)
+    settings = dataclasses.replace(  # longer texts do not come up
+        given,
+        max_prompt_tokens=min(given.max_prompt_tokens, agent.task.max_prompt_tokens),
+        max_completion_tokens=min(given.max_completion_tokens, agent.task.max_new_tokens),
+    )
+    sft = agent.lm if agent.reference is None else agent.reference.lm
+    return _FromPolicy(sft, settings, seed=seed)
 
 
 class _FromPolicy(TextRewardModel):
-    """Starts from what SFT made of the policy, not from what it was when this was built."""
+    """Starts from what SFT made of the policy, not from what it was when this was built.
+
+    Args:
+        lm: The policy, if its fine-tuning is still to come; else what came out of that.
+        settings: See `TextRewardModel`, as for `seed`.
+    """
 
     def __init__(self, lm: LanguageModel, settings: TextRewardSettings, *, seed: int) -> None:
         super().__init__(lm, settings, seed=seed)

@@ -13,7 +13,7 @@ import torch
 
 from rlhf_gym.agents.text.agent_settings import TextAgentSettings
 from rlhf_gym.agents.text.exact_kl import completion_kl
-from rlhf_gym.agents.text.sft import SFTTrainer, encode_examples
+from rlhf_gym.agents.text.sft import SFTData, SFTTrainer, encode_examples
 from rlhf_gym.data import Clip, Trajectory
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.envs.text.task import TaskScores, TextTask
@@ -21,7 +21,7 @@ from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.files import write_json
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
 from rlhf_gym.language.models import LanguageModel
-from rlhf_gym.language.reference import ReferenceModel, reference_of
+from rlhf_gym.language.reference import ReferenceModel, reference_of, trained_blocks
 from rlhf_gym.language.sampler import sample_completions
 from rlhf_gym.protocols import Signal
 from rlhf_gym.scored import ScoredTrajectory
@@ -81,6 +81,7 @@ class TextAgent:
         self.env_id, self.n_run_steps, self.settings = env_id, n_run_steps, settings
         self.lm, self.task = self._make(env_kwargs, seed, device, model)
         self.seed = seed
+        self._check()
         self.prompts = EncodedPrompts(
             torch.from_numpy(self.task.prompt_ids.astype(np.int64)),
             torch.from_numpy(self.task.prompt_mask.copy()),
@@ -106,6 +107,17 @@ class TextAgent:
         lm = LanguageModel.load(model, device=device)
         kwargs = {**(env_kwargs or {}), "tokenizer": lm.tokenizer, "vocab_size": lm.vocab_size}
         return lm, text_task_of(self.env_id, kwargs)
+
+    def _check(self) -> None:
+        """Refuse what would only fail once SFT is done."""
+        s = self.settings
+        if s.num_layers_unfrozen is not None:
+            trained_blocks(self.lm, s.num_layers_unfrozen)
+        if s.ppo.ptx_coef > 0 and self.task.corpus is None:
+            raise ConfigError(
+                f"`ppo.ptx_coef` is {s.ppo.ptx_coef}, but {self.env_id} has no corpus of "
+                "examples; set it to 0."
+            )
 
     # --- what the loop asks ------------------------------------------------------------------
 
@@ -144,14 +156,7 @@ class TextAgent:
             n_steps: Not used: SFT writes no completions.
         """
         if self.task.corpus is not None and self.settings.n_sft_examples:
-            prompts, completions = self.task.corpus(self._rng, self.settings.n_sft_examples)
-            data = encode_examples(
-                self.lm,
-                prompts,
-                completions,
-                max_prompt_tokens=self.task.max_prompt_tokens,
-                max_completion_tokens=self.task.max_new_tokens,
-            )
+            data = self._corpus(self._rng, self.settings.n_sft_examples)
             report = SFTTrainer(self.lm, self.settings.sft).train(data, self._rng)
             self.sft_figures = {
                 "sft_nats_per_token": report.nats_per_token_last,
@@ -159,6 +164,17 @@ class TextAgent:
                 "sft_truncated_completions": float(report.n_truncated_completions),
             }
         self._set_reference()
+
+    def _corpus(self, rng: np.random.Generator, n: int) -> SFTData:
+        assert self.task.corpus is not None, "asked by callers"
+        prompts, completions = self.task.corpus(rng, n)
+        return encode_examples(
+            self.lm,
+            prompts,
+            completions,
+            max_prompt_tokens=self.task.max_prompt_tokens,
+            max_completion_tokens=self.task.max_new_tokens,
+        )
 
     def _set_reference(self) -> None:
         self.reference = reference_of(self.lm, self.settings.num_layers_unfrozen)

@@ -56,8 +56,13 @@ class TextAgentSettings:
     """Options of the text reward model."""
 
     def __post_init__(self) -> None:
-        for name, low in (("n_completions", 1), ("max_rounds", 1), ("n_sft_examples", 0)):
-            if getattr(self, name) < low:
+        for name, low in (
+            ("n_completions", 1),
+            ("max_rounds", 1),
+            ("n_sft_examples", 0),
+            ("num_layers_unfrozen", 1),
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}; at least {low} is needed.")
 
     def as_mapping(self) -> dict[str, Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -30,18 +27,25 @@ class TextDPOAgent(TextAgent):
 
     _round_seed = 0
 
+    @property
+    def steps_unit(self) -> int:
+        """Pairs of one optimiser step."""
+        return self.settings.dpo.batch_size
+
     def begin_round(self, seed: np.random.SeedSequence) -> None:
         """Reseed everything random."""
         super().begin_round(seed)
         self._round_seed = torch_seed(seed.spawn(1)[0])
 
     def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
-        """Pass over `n_steps` pairs, whole passes, of all answers that tell two texts apart.
+        """Pass over `n_steps` pairs, again and again, of all answers that tell two texts apart.
+
+        What is left of `n_steps` after the last whole batch is not spent.
 
         Returns:
-            The last pass's `dpo_loss`, `dpo_accuracy` and `dpo_margin`, `logprob_chosen` and
-            `logprob_rejected` (nats per completion; DPO may lower both), `n_pairs_left_out`
-            (skipped, or alike after cutting), and of the policy `kl_to_ref` (nats per completion),
+            Over all pairs, after it, `dpo_loss`, `dpo_accuracy` and `dpo_margin`,
+            `logprob_chosen` and `logprob_rejected` (nats per completion; DPO may lower both),
+            `n_pairs_left_out` (skipped, or alike after cutting), and of the policy `kl_to_ref` (nats per completion),
             `length`, `eos_share`, `distinct_1`, `distinct_2`.
 
         Raises:
@@ -54,13 +58,13 @@ class TextDPOAgent(TextAgent):
             max_prompt_tokens=self.task.max_prompt_tokens,
             max_completion_tokens=self.task.max_new_tokens,
         )
-        n_epochs = max(math.ceil(n_steps / len(pairs)), 1)
         trainer = TextDPOTrainer(
             self.lm,
             self.reference,
             pairs,
-            replace(self.settings.dpo, n_epochs=n_epochs),
+            self.settings.dpo,
             seed=self._round_seed,
+            max_pairs=n_steps,
         )
         trainer.train()
         self.n_steps_done += n_steps

@@ -37,6 +37,8 @@ class TextDPOTrainer:
         pairs: The comparisons.
         settings: See `TextDPOSettings`.
         seed: Draws the order of the pairs.
+        max_pairs: Pairs to pass over in the whole run, at most (one batch at least), in place of
+            the settings' `n_epochs` whole passes; the last pass may be a part.
 
     Attributes:
         n_updates: Optimiser steps so far.
@@ -55,6 +57,7 @@ class TextDPOTrainer:
         settings: TextDPOSettings | None = None,
         *,
         seed: int = 0,
+        max_pairs: int | None = None,
     ) -> None:
         s = self.settings = settings or TextDPOSettings()
         self.lm = lm
@@ -63,7 +66,10 @@ class TextDPOTrainer:
         self.generator = torch.Generator(device=lm.device).manual_seed(seed)
         self.optimiser = Optimiser([lm.model], s.learning_rate, s.adam_eps, s.max_grad_norm)
         self.n_updates = 0
-        self.n_total_updates = s.n_epochs * math.ceil(len(pairs) / s.batch_size)
+        left = s.n_epochs * len(pairs) if max_pairs is None else max_pairs
+        n_passes, left = divmod(left, len(pairs))
+        per_pass = math.ceil(len(pairs) / s.batch_size)
+        self.n_total_updates = max(n_passes * per_pass + left // s.batch_size, 1)
         with torch.no_grad():
             self.ref_logprobs = self._sums(
                 lambda batch: reference.completion_logprobs(batch, s.temperature)
@@ -79,7 +85,7 @@ class TextDPOTrainer:
         """Take optimiser steps over the pairs, reshuffled for each pass.
 
         Args:
-            n_updates: How many; None goes on to the end of the run, `settings.n_epochs` passes.
+            n_updates: How many; None goes on to the end of the run.
             callback: Called with each step's metrics; returning False stops.
 
         Returns:
@@ -122,7 +128,7 @@ class TextDPOTrainer:
         if self.n_updates >= self.n_total_updates:
             raise ConfigError(
                 f"the run of {self.n_total_updates} steps is over and its learning rate at its "
-                "end; build a trainer with a larger `n_epochs`."
+                "end; build a trainer with a larger `n_epochs` or `max_pairs`."
             )
         remaining = 1 - self.n_updates / self.n_total_updates if s.lr_decay == "linear" else 1.0
         self.optimiser.zero_grad()

@@ -49,7 +49,16 @@ class TextPPOAgent(TextAgent):
                 max_new_tokens=self.task.max_new_tokens,
             ),
             seed=self.seed,
+            ptx=self._pretraining_mix(),
         )
+
+    def _pretraining_mix(self) -> TokenBatch | None:
+        """Examples of the task's corpus, the same after resuming; None where they count nothing."""
+        if self.settings.ppo.ptx_coef == 0:
+            return None
+        n = max(self.settings.n_sft_examples, 1)
+        data = self._corpus(np.random.default_rng(self.seed), n)
+        return data.batch(self.lm, range(n))
 
     def begin_round(self, seed: np.random.SeedSequence) -> None:
         """Reseed everything random."""

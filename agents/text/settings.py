@@ -84,6 +84,11 @@ class TextPPOSettings:
         _fraction(self, "gamma", "gae_lambda")
         _one_of(self, "lr_decay", ("linear", "none"))
         _one_of(self, "missing_eos", ("subtract", "replace"))
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ConfigError(
+                f"`kl_target` is {self.kl_target} and `kl_coef` 0, which a factor never changes; "
+                "start above 0."
+            )
         if self.batch_size % self.n_minibatches:
             raise ConfigError(
                 f"`n_minibatches` {self.n_minibatches} does not divide `batch_size` "

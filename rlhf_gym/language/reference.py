@@ -12,7 +12,7 @@ from rlhf_gym.language.batches import TokenBatch
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
 
-__all__ = ["ReferenceModel", "reference_of"]
+__all__ = ["ReferenceModel", "reference_of", "trained_blocks"]
 
 
 class ReferenceModel:
@@ -72,7 +72,12 @@ def reference_of(lm: LanguageModel, num_layers_unfrozen: int | None = None) -> R
     return ReferenceModel(frozen)
 
 
-def _freeze_below(lm: LanguageModel, n_unfrozen: int) -> None:
+def trained_blocks(lm: LanguageModel, n_unfrozen: int) -> list[nn.Module]:
+    """The last `n_unfrozen` blocks of a model; nothing is changed.
+
+    Raises:
+        ConfigError: not between 1 and the number of blocks, or blocks that cannot be found.
+    """
     decoder = lm.model.base_model
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     n_layers = getattr(lm.model.config, "num_hidden_layers", None)
@@ -87,10 +92,16 @@ def _freeze_below(lm: LanguageModel, n_unfrozen: int) -> None:
             f"`num_layers_unfrozen` is {n_unfrozen}; this model has {len(blocks)} blocks, so it is "
             f"1 to {len(blocks)}, or None to train everything."
         )
+    return list(blocks)[-n_unfrozen:]
+
+
+def _freeze_below(lm: LanguageModel, n_unfrozen: int) -> None:
+    blocks = trained_blocks(lm, n_unfrozen)
+    decoder = lm.model.base_model
     after = [c for c in decoder.children() if not isinstance(c, nn.ModuleList | nn.Embedding)]
     head = lm.model.get_output_embeddings()
     embedded = {id(p) for p in lm.model.get_input_embeddings().parameters()}
-    trained = [*list(blocks)[-n_unfrozen:], *after, head]
+    trained = [*blocks, *after, head]
     keep = {id(p) for part in trained for p in part.parameters()} - embedded
     for parameter in lm.model.parameters():
         parameter.requires_grad_(id(parameter) in keep)

@@ -139,6 +139,25 @@ def test_training_prefers_the_chosen_and_reports_it() -> None:
         trainer.train(1)
 
 
+@pytest.mark.parametrize(
+    ("max_pairs", "sizes"),
+    [(12, [2, 2, 1, 2, 2, 1, 2]), (14, [2, 2, 1, 2, 2, 1, 2, 2]), (13, [2, 2, 1] * 2 + [2]),
+     (4, [2, 2]), (1, [2])],
+)  # fmt: skip
+def test_a_budget_of_pairs_is_not_exceeded_but_for_one_batch(max_pairs, sizes) -> None:
+    data = pairs()
+    trainer = make(data=data)
+    spent = TextDPOTrainer(
+        trainer.lm, reference_of(trainer.lm), data, SETTINGS, max_pairs=max_pairs
+    )
+    seen: list[int] = []
+    update = spent.update
+    spent.update = lambda rows: [seen.append(len(rows)), update(rows)][1]  # type: ignore[method-assign,func-returns-value]
+    history = spent.train()
+    assert seen == sizes
+    assert history[-1]["learning_rate"] == pytest.approx(5e-3 / len(sizes))
+
+
 def test_every_pass_takes_every_pair_once() -> None:
     trainer = make()
     seen: list[int] = []

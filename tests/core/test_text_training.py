@@ -128,12 +128,24 @@ def test_recorded_answers_lead_to_the_same_weights(finished: Run, tmp_path: Path
 
 
 def test_dpo_needs_no_reward_model(tmp_path: Path) -> None:
-    run = training.train(with_(algo="dpo"), tmp_path / "dpo", quiet=True)
+    run = training.train(
+        with_(algo="dpo", hyperparameters={**SMALL.hyperparameters, "dpo": {"batch_size": 16}}),
+        tmp_path / "dpo",
+        quiet=True,
+    )
     checkpoint = run.latest_checkpoint()
     assert checkpoint is not None and not (checkpoint.folder / "reward_model.safetensors").exists()
+    assert [row["completions"] for row in run.metrics()] == [32, 64, 96]
     assert all(math.isfinite(row["dpo_loss"]) for row in run.metrics())
     with pytest.raises(ConfigError, match="learns without a reward model"):
         fit_run(run.folder, "cpu", None)
+
+
+def test_the_corpus_may_be_kept_up_while_ppo_trains(finished: Run, tmp_path: Path) -> None:
+    ppo = {**SMALL.hyperparameters["ppo"], "ptx_coef": 50.0}
+    config = with_(hyperparameters={**SMALL.hyperparameters, "ppo": ppo})
+    run = training.train(config, tmp_path / "ptx", quiet=True)
+    assert weights(run) != weights(finished), "the mix takes part in every step"
 
 
 def test_the_true_reward_is_the_yardstick_on_texts_too(tmp_path: Path) -> None:
@@ -172,9 +184,16 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
     ("changes", "message"),
     [
         ({"steps": 8}, "`steps` is 8 completions, fewer than one rollout of 16"),
+        ({"steps": 8, "algo": "dpo"}, "`steps` is 8 pairs, fewer than one batch of"),
         ({"algo": "dqo"}, "Did you mean 'dpo'.*Accepted: dpo, ppo, or your own"),
         ({"hyperparameters": {"ppo": {"batch": 4}}}, "unknown option `batch`"),
         ({"hyperparameters": {"n_sft_examples": -1}}, "`n_sft_examples` is -1"),
+        ({"hyperparameters": {"num_layers_unfrozen": 0}}, "`num_layers_unfrozen` is 0"),
+        ({"steps": 6400, "hyperparameters": {"num_layers_unfrozen": 9}}, "has 2 blocks"),
+        ({"hyperparameters": {"ppo": {"kl_target": 6, "kl_coef": 0}}}, "start above 0"),
+        ({"hyperparameters": {"reward_model": {"lr": 0.1}}}, "unknown option `lr`"),
+        ({"hyperparameters": {"reward_model": {"n_members": "three"}}}, "n_members is 'three'"),
+        ({"algo": "dpo", "acquisition": "entropy"}, "learns without one; use `uniform`"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tmp_path, changes, message) -> None:

@@ -65,6 +65,11 @@ def test_a_pair_that_everybody_skipped_is_not_trained_on() -> None:
     assert np.isnan(pooled.probs).sum() == 1
     assert len(pooled.trained()) == 6
     assert len(pooled[:3]) == 3 and pooled[:3].probs.shape == (3,)
+    # One by one, as direct methods read them, they say the same.
+    probs = np.array([p.preference_prob for p in pooled], np.float32)
+    np.testing.assert_array_equal(probs, pooled.probs)
+    again = PreferenceSet.from_preferences(list(pooled))
+    np.testing.assert_array_equal(again.probs, pooled.probs)
 
 
 def test_a_reward_model_is_fitted_to_pooled_labels() -> None:
