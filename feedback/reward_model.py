@@ -26,7 +26,7 @@ from rlhf_gym.feedback.reward_training import (
     pair_logits,
 )
 from rlhf_gym.feedback.settings import RewardModelSettings
-from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
+from rlhf_gym.feedback.splits import heldout_mask, member_weights
 from rlhf_gym.protocols import FitReport, SpaceInfo
 
 __all__ = ["EnsembleRewardModel"]
@@ -127,25 +127,32 @@ class EnsembleRewardModel:
     def _pair_tensors(
         self, data: PreferenceSet, features: Array, mask: Array, heldout: Array
     ) -> PairTensors:
-        weights = np.ones((self.settings.n_members, len(data)), np.float32)
-        if self.settings.fit.bootstrap:
-            weights = bootstrap_weights(data.query_ids, self.settings.n_members)
+        weights = member_weights(
+            data.query_ids,
+            self.settings.n_members,
+            heldout,
+            bootstrap=self.settings.fit.bootstrap,
+        )
         return PairTensors(
             features=self._normalise(features),
             mask=torch.as_tensor(mask, device=self.device).float(),
             pairs=torch.as_tensor(data.pairs, device=self.device),
             probs=torch.as_tensor(data.probs, device=self.device).float(),
-            weights=torch.as_tensor(weights * ~heldout, device=self.device),
+            weights=torch.as_tensor(weights, device=self.device),
         )
 
     def _renew_input_normalisation(self, features: Array, mask: Array) -> None:
         steps = features[mask]  # (steps, F)
-        mean = torch.as_tensor(steps.mean(0), device=self.device)
+        # In float64: numpy adds rows one by one, and in float32 a constant 1.3 would vary.
+        mean64, deviation = steps.mean(0, dtype=np.float64), steps.std(0, dtype=np.float64)
         # A feature that never varies carries nothing: dividing by 1 leaves it at 0.
-        deviation = steps.std(0)
-        std = torch.as_tensor(np.where(deviation > 1e-6, deviation, 1.0), device=self.device)
+        is_constant = deviation <= 1e-6 * np.maximum(np.abs(mean64), 1.0)
+        mean = torch.as_tensor(mean64.astype(np.float32), device=self.device)
+        std = torch.as_tensor(
+            np.where(is_constant, 1.0, deviation).astype(np.float32), device=self.device
+        )
         self.net.rescale_inputs(std / self.input_std, (mean - self.input_mean) / self.input_std)
-        self.input_mean, self.input_std = mean, std.float()
+        self.input_mean, self.input_std = mean, std
 
     @torch.no_grad()
     def _renew_output_normalisation(self, data: PairTensors) -> None:

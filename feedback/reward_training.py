@@ -108,7 +108,7 @@ def fit_pairs(
             continue
         loss = _validation_loss(net, data, unseen, settings.noise)  # (E,)
         if settings.adapt_weight_decay:
-            _adapt(optimizer, float(loss.mean()) / max(loss_train, 1e-8))
+            _adapt(optimizer, float(loss.mean()) / max(loss_train, 1e-8), weight_decay)
         better = loss < best_loss
         best_loss = torch.where(better, loss, best_loss)
         for kept, parameter in zip(best, net.parameters(), strict=True):
@@ -172,11 +172,14 @@ def _validation_loss(net: StackedMLP, data: PairTensors, unseen: Tensor, noise: 
     return total / unseen.sum(1)
 
 
-def _adapt(optimizer: torch.optim.Optimizer, ratio: float) -> None:
-    """Move the L2 coefficient: up when validation/train loss is above 1.5, down below 1.1."""
+def _adapt(optimizer: torch.optim.Optimizer, ratio: float, start: float) -> None:
+    """Move the L2 coefficient: up when validation/train loss is above 1.5, down below 1.1.
+
+    It stays within a range, which reaches as far as the coefficient that the fit started with.
+    """
     factor = _WEIGHT_DECAY_FACTOR if ratio > 1.5 else 1 / _WEIGHT_DECAY_FACTOR
     factor = 1.0 if 1.1 <= ratio <= 1.5 else factor
-    low, high = _WEIGHT_DECAY_RANGE
+    low, high = min(_WEIGHT_DECAY_RANGE[0], start), max(_WEIGHT_DECAY_RANGE[1], start)
     for group in optimizer.param_groups:
         if group["weight_decay"] > 0:
             group["weight_decay"] = min(max(group["weight_decay"] * factor, low), high)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from rlhf_gym.data import Array
 
-__all__ = ["bootstrap_weights", "heldout_mask"]
+__all__ = ["bootstrap_weights", "heldout_mask", "member_weights"]
 
 
 def _uniforms(query_ids: Sequence[str], purpose: str, n: int) -> Array:
@@ -37,3 +37,22 @@ def bootstrap_weights(query_ids: Sequence[str], n_members: int) -> Array:
     """
     uniforms = _uniforms(query_ids, "bootstrap", n_members)
     return np.asarray(stats.poisson.ppf(uniforms, 1.0).T, dtype=np.float32)
+
+
+def member_weights(
+    query_ids: Sequence[str], n_members: int, heldout: Array, *, bootstrap: bool
+) -> Array:
+    """(E, N) float32: how often each member trains on each preference.
+
+    Args:
+        query_ids: N, of the preferences.
+        n_members: E.
+        heldout: (N,) bool, those that nobody trains on.
+        bootstrap: Whether each member has a resample of its own. A member whose resample of a
+            handful comes out empty trains on all of them.
+    """
+    everything = np.broadcast_to(~heldout, (n_members, len(query_ids))).astype(np.float32)
+    if not bootstrap:
+        return everything
+    drawn = bootstrap_weights(query_ids, n_members) * everything
+    return np.where(drawn.any(axis=1, keepdims=True), drawn, everything)

@@ -24,7 +24,7 @@ from rlhf_gym.feedback.metrics import (
     fit_figures,
     with_noise,
 )
-from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
+from rlhf_gym.feedback.splits import heldout_mask, member_weights
 from rlhf_gym.feedback.text_data import (
     PairTable,
     TextLimits,
@@ -221,12 +221,10 @@ class TextRewardModel:
         """
         started = time.perf_counter() if started is None else started
         heldout = self._heldout(table)
-        weights = np.ones((self.settings.n_members, len(table)), np.float32)
-        if self.settings.bootstrap:
-            weights = bootstrap_weights(table.query_ids, self.settings.n_members)
-        outcome = fit_texts(
-            self.net, table, weights * ~heldout, heldout, self.settings, self.pad_id, rng
+        weights = member_weights(
+            table.query_ids, self.settings.n_members, heldout, bootstrap=self.settings.bootstrap
         )
+        outcome = fit_texts(self.net, table, weights, heldout, self.settings, self.pad_id, rng)
         scores = self.net.score_texts(table.texts, self.pad_id)  # (E, M)
         self._normalise(scores)
         return self._report(table, scores, heldout, outcome, time.perf_counter() - started)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from rlhf_gym.data import Choice, Clip, Preference, Query, RewardBatch
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError, NumericalError
+from rlhf_gym.feedback import reward_training
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.encoding import StepEncoder
 from rlhf_gym.feedback.metrics import correlation
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.reward_nets import StackedMLP
 from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
-from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask
+from rlhf_gym.feedback.splits import bootstrap_weights, heldout_mask, member_weights
 from rlhf_gym.feedback.teachers import SyntheticTeacher
 from rlhf_gym.protocols import SpaceInfo
 
@@ -164,16 +165,54 @@ def test_only_skips_is_an_error_that_counts() -> None:
         make_model().fit(skips, np.random.default_rng(0))
 
 
-def test_label_noise_bounds_the_confidence_in_a_wrong_answer() -> None:
-    preferences = make_preferences(100, eps_mistake=0.3, seed=2)
-    settings = {"max_epochs": 30, "learning_rate": 1e-2, "heldout_fraction": 0.0}
-    sure = make_model(fit=settings)
-    noisy = make_model(fit={**settings, "label_noise": 0.5})
-    for model in (sure, noisy):
-        model.fit(preferences, np.random.default_rng(0))
-    report = noisy.fit(preferences, np.random.default_rng(1))
-    # P' = 0.5 P + 0.25 lies in [0.25, 0.75], so no log-loss exceeds log 4.
-    assert report.loss_train < np.log(4)
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.4])
+def test_a_fit_finds_the_probability_that_explains_the_answers_and_their_noise(noise) -> None:
+    (answer,) = make_preferences(1)
+    query, clips = answer.query, list(answer.query.clips)
+    # Three of four say first: the likelihood is greatest where (1 - e) P + e / 2 is 3/4.
+    choices = [Choice.FIRST] * 3 + [Choice.SECOND]
+    preferences = [Preference(query, c, "x", labeller=str(i)) for i, c in enumerate(choices)]
+    fit = {"max_updates": 100_000, "max_epochs": 1500, "learning_rate": 2e-3, "weight_decay": 0.0,
+           "heldout_fraction": 0.0, "label_noise": noise}  # fmt: skip
+    model = make_model(n_members=2, hidden=(16,), fit=fit)
+    model.fit(preferences, np.random.default_rng(0))
+    prob = (0.75 - noise / 2) / (1 - noise)
+    returns = model.clip_returns(clips)  # (2, 2)
+    logits = returns[:, 0] - returns[:, 1]
+    assert logits == pytest.approx(np.log(prob / (1 - prob)), abs=1e-3)
+
+
+def test_a_constant_feature_is_left_at_zero_however_many_steps_there_are() -> None:
+    clips = make_clips(400, lengths=(50,))
+    for clip in clips:
+        clip.obs[:, 1] = 1.3  # in float32 its naive mean over 20,000 steps is off by 1e-4
+        clip.obs[:, 2] = 1000 + 0.01 * clip.obs[:, 2]  # large, and yet it varies
+    pairs = [Query((clips[2 * i], clips[2 * i + 1]), 0, 0, i) for i in range(200)]
+    model = make_model(fit={"max_epochs": 1})
+    model.fit(SyntheticTeacher().answer(pairs), np.random.default_rng(0))
+    steps = np.concatenate([clip.obs[:-1] for clip in clips]).astype(np.float64)
+    assert model.input_std[1] == 1.0 and float(model.input_mean[1]) == np.float32(1.3)
+    found = model.input_std[:3].numpy()[[0, 2]]
+    np.testing.assert_allclose(found, steps.std(0)[[0, 2]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0.2, 10.0, 100.0])
+def test_the_weight_decay_keeps_its_start_where_nothing_moves_it(start: float, monkeypatch) -> None:
+    monkeypatch.setattr(reward_training, "_WEIGHT_DECAY_FACTOR", 1.0)
+    model = make_model(fit={"max_epochs": 2, "weight_decay": start, "min_validation": 1})
+    report = model.fit(make_preferences(100), np.random.default_rng(0))
+    assert report.weight_decay == pytest.approx(start)
+
+
+def test_a_member_whose_resample_is_empty_trains_on_all() -> None:
+    ids = [f"query {i}" for i in range(3)]
+    heldout = np.array([False, False, True])
+    weights = member_weights(ids, 200, heldout, bootstrap=True)
+    drawn = bootstrap_weights(ids, 200) * ~heldout
+    empty = ~drawn.any(axis=1)
+    assert 0 < empty.sum() < 100  # exp(-2) = 0.14 of 200 members draw neither of the two
+    assert (weights[empty] == [1, 1, 0]).all() and (weights[~empty] == drawn[~empty]).all()
+    assert (member_weights(ids, 2, heldout, bootstrap=False) == [[1, 1, 0]] * 2).all()
 
 
 def test_save_and_load_are_bit_exact(tmp_path: Path) -> None:
