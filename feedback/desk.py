@@ -291,6 +291,7 @@ class LabelDesk:
                 "left": question.left,
                 "side_seed": question.side_seed,
                 "sitting": self.sitting,
+                **self._terms(question),
             },
         )
         rest = [q for q in self._queue if q is not question]
@@ -311,6 +312,13 @@ class LabelDesk:
         self._postponed = [q for q in self._postponed if q is not question]
         if all(given.uuid != uuid for given in self._given):
             self._given.append(_Given(uuid, question))
+
+    def _terms(self, question: Question) -> dict[str, Any]:
+        """What a qualification asks for, kept with its answers for who judges them later."""
+        if question.kind != "qualification":
+            return {}
+        wanted, mark = self.settings.n_qualification, self.settings.pass_mark
+        return {"n_qualification": wanted, "pass_mark": mark}
 
     def postpone(self, question: Question) -> None:
         """Show a pair later in this sitting, after everything else that is open."""

@@ -44,6 +44,7 @@ __all__ = [
     "labeller_name",
     "standing_answers",
     "standing_records",
+    "untold",
 ]
 
 _Ints = npt.NDArray[np.int64]
@@ -134,6 +135,14 @@ def standing_answers(
         if record.kind in kinds
     }
     return sorted(newest.values(), key=lambda record: record.sequence)
+
+
+def untold(records: Sequence[AnswerRecord]) -> list[AnswerRecord]:
+    """Without answers to pairs whose right answer practice had told that labeller before."""
+    told = {(r.query_id, labeller_name(r)) for r in records if r.kind == "practice"}
+    return [
+        r for r in records if r.kind == "practice" or (r.query_id, labeller_name(r)) not in told
+    ]
 
 
 def answer_table(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from rlhf_gym.errors import ConfigError
-from rlhf_gym.feedback.quality.agreement import CATEGORIES, answer_table
+from rlhf_gym.feedback.quality.agreement import CATEGORIES, answer_table, untold
 from rlhf_gym.feedback.records import AnswerRecord
 
 __all__ = ["CLASSES", "DawidSkene", "fit_dawid_skene", "soft_labels"]
@@ -119,6 +119,7 @@ def fit_dawid_skene(
         ConfigError: a setting is out of its range.
     """
     _check(pseudo_answers, assumed_accuracy, tolerance, max_iterations)
+    records = untold(records)
     table = answer_table(records, cant_tell=False, kinds=("pairwise", "gold"))
     anchors = _anchors(records, table.query_ids)
     votes = table.codes[:, :, None] == np.arange(_K)  # (N, R, K)

@@ -16,7 +16,7 @@ from itertools import groupby
 import numpy as np
 
 from rlhf_gym.data import Choice
-from rlhf_gym.feedback.quality.agreement import standing_answers, standing_records
+from rlhf_gym.feedback.quality.agreement import standing_answers, standing_records, untold
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 FAST_SECONDS = 0.3
 """Nobody looks at two clips and decides in less."""
 QUALIFICATION_SIZE = 20
-"""Answers that make a qualification; of more, the last ones count."""
+"""Answers that make a qualification where they do not say so; of more, the last ones count."""
 QUALIFICATION_PASS = 16
 """Right answers that pass: a random clicker does with 0.6 %, a 90 % labeller with 95.7 %."""
 
@@ -124,9 +124,11 @@ class LabellerQuality:
     practice: Share
     """Practice pairs answered as known."""
     qualification: Share
-    """The last `QUALIFICATION_SIZE` qualification pairs, answered as known."""
+    """The last attempt's qualification pairs, answered as known."""
     qualified: bool | None
     """Whether that passes; None before all of them are answered."""
+    qualification_terms: tuple[int, int]
+    """Right answers that pass, and of how many."""
     true_accuracy: Share
     """Decisive answers for the clip with the higher true return, where there is one and it is
     known."""
@@ -162,9 +164,9 @@ def measure_labeller(
     standing = {record.query_id: record for record in standing_answers(records)}
     seconds = [s for record in working if (s := record.seconds) is not None]
     repeats = [r for r in records if r.kind == "repeat" and r.query_id in standing]
-    qualification = _known(records, "qualification")[-QUALIFICATION_SIZE:]
+    size, needed = _terms(records)
+    qualification = _known(records, "qualification")[-size:]
     n_by_kind = Counter(record.kind for record in records)
-    enough = len(qualification) == QUALIFICATION_SIZE
     quality = LabellerQuality(
         labeller=labeller,
         n_answers={kind: n_by_kind[kind] for kind in KINDS},
@@ -177,11 +179,12 @@ def measure_labeller(
         left=Share.of(left for r in working if (left := r.chose_left) is not None),
         tie=Share.of(r.choice is Choice.TIE for r in working),
         cant_tell=Share.of(r.choice is Choice.SKIP for r in working),
-        gold=Share.of(_known(records, "gold", "pairwise")),
+        gold=Share.of(_known(untold(records), "gold", "pairwise")),
         retest=Share.of(r.choice is standing[r.query_id].choice for r in repeats),
         practice=Share.of(_known(records, "practice")),
         qualification=Share.of(qualification),
-        qualified=sum(qualification) >= QUALIFICATION_PASS if enough else None,
+        qualified=sum(qualification) >= needed if len(qualification) == size else None,
+        qualification_terms=(needed, size),
         true_accuracy=Share.of(
             right for r in standing.values() if (right := _right(r)) is not None
         ),
@@ -220,6 +223,16 @@ def _right(record: AnswerRecord) -> bool | None:
     if not record.return_gap or record.choice not in (Choice.FIRST, Choice.SECOND):
         return None
     return (record.choice is Choice.FIRST) == (record.return_gap > 0)
+
+
+def _terms(records: Sequence[AnswerRecord]) -> tuple[int, int]:
+    """Size of the last qualification, and right answers that pass, as its answers say."""
+    asked = [r.details for r in records if r.kind == "qualification"]
+    size = int(asked[-1].get("n_qualification", QUALIFICATION_SIZE)) if asked else 0
+    if not asked or size < 1:
+        return QUALIFICATION_SIZE, QUALIFICATION_PASS
+    mark = float(asked[-1].get("pass_mark", QUALIFICATION_PASS / QUALIFICATION_SIZE))
+    return size, math.ceil(mark * size - 1e-9)
 
 
 def _known(records: Iterable[AnswerRecord], *kinds: str) -> list[bool]:
@@ -286,9 +299,10 @@ def _flags(quality: LabellerQuality, working: Sequence[AnswerRecord]) -> tuple[s
     if retest.high is not None and retest.high < _RETEST:
         flags.append(f"answered re-shown pairs as before: {_percent(retest)}")
     if quality.qualified is False:
-        needed = f"{QUALIFICATION_PASS} of {QUALIFICATION_SIZE} are needed"
+        needed, size = quality.qualification_terms
+        n_right = quality.qualification.n_hits
         flags.append(
-            f"did not pass the qualification: {quality.qualification.n_hits} right, {needed}"
+            f"did not pass the qualification: {n_right} right, {needed} of {size} are needed"
         )
     reliability = quality.reliability
     if reliability is not None and reliability < 0.5 and quality.n_shared >= _MIN_SHARED:

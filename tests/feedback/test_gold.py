@@ -11,6 +11,7 @@ from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, DataError, UnknownNameError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk, Question
 from rlhf_gym.feedback.gold import gold_from_true_returns, next_measure
+from rlhf_gym.feedback.quality.labeller import measure_labeller
 from rlhf_gym.feedback.store import PreferenceStore
 
 
@@ -130,6 +131,9 @@ def test_sixteen_of_twenty_pass_the_qualification(
             assert not desk.disqualified
     assert [q.kind for q in desk.upcoming(2)] == (["pairwise"] * 2 if passes else [])
     assert desk.disqualified is not passes
+    records = [r for r in store.answer_records() if r.kind == "qualification"]
+    assert measure_labeller("ann", records).qualified is passes
+    assert {r.details["pass_mark"] for r in records} == {0.8}
     # Another day, another sitting, the same verdict; other labellers are not concerned.
     again = LabelDesk(store, "ann", settings)
     assert bool(again.upcoming(1)) is passes and again.disqualified is not passes

@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest
 
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.quality.dawid_skene import fit_dawid_skene
 from rlhf_gym.feedback.quality.labeller import (
     QUALIFICATION_PASS,
     QUALIFICATION_SIZE,
@@ -111,6 +112,28 @@ def test_a_qualification_is_open_until_twenty_and_the_last_twenty_count(book: Bo
         book.add(f"v{i}", TIE, kind="qualification", expected=FIRST)
     quality = measure_labeller("ann", book.records)
     assert (quality.qualification.n_hits, quality.qualified) == (0, False)
+
+
+@pytest.mark.parametrize(("n_right", "qualified"), [(8, False), (9, True)])
+def test_a_qualification_of_another_size_is_judged_by_its_own_terms(
+    book: Book, n_right: int, qualified: bool
+) -> None:
+    for i in range(10):
+        choice = FIRST if i < n_right else SECOND
+        terms = {"n_qualification": 10, "pass_mark": 0.9}
+        book.add(f"u{i}", choice, kind="qualification", expected=FIRST, details=terms)
+    quality = measure_labeller("ann", book.records)
+    assert (quality.qualified, quality.qualification.n) == (qualified, 10)
+    assert any("9 of 10 are needed" in flag for flag in quality.flags) is not qualified
+
+
+def test_a_known_pair_whose_answer_was_told_measures_nobody(book: Book) -> None:
+    book.add("a", SECOND, kind="practice", expected=FIRST)
+    book.add("a", FIRST, expected=FIRST)  # asked again as an ordinary pair
+    book.add("b", SECOND, expected=FIRST)
+    quality = measure_labeller("ann", book.records)
+    assert (quality.gold.n_hits, quality.gold.n) == (0, 1)
+    assert len(fit_dawid_skene(book.records).query_ids) == 1
 
 
 def test_practice_is_counted_apart(book: Book) -> None:
