@@ -74,7 +74,7 @@ def add_answer(
     if kind not in KINDS or kind == "retraction":
         raise DataError(f"`kind` is {kind!r}; an answer is one of {', '.join(KINDS[:-1])}.")
     query = _pair(connection, preference.query.id, path)
-    payload = encode_answer(preference)
+    payload = encode_answer(preference.choice, preference.details, preference.query.id)
     if uuid and _row_of(connection, uuid) is not None:
         return uuid
     teacher, labeller, supersedes = preference.teacher, preference.labeller, None
@@ -160,8 +160,7 @@ def restore_answer(
                 f"among the records before it nor in `{path}`; give the complete history. Nothing "
                 "of it was kept."
             )
-    content = {"choice": record.choice.value, "details": dict(record.details)}
-    payload = json.dumps(content, allow_nan=False)
+    payload = encode_answer(record.choice, record.details, record.query_id)
     values = (record.uuid, query, record.kind, payload, record.teacher, record.labeller)
     connection.execute(_INSERT, (*values, record.shown_at, record.answered_at, supersedes))
 

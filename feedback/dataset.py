@@ -29,18 +29,22 @@ _PROBS = {
 }
 
 
-def encode_answer(preference: Preference) -> str:
-    """Choice and details as JSON: the payload of a stored answer of kind "pairwise".
+def encode_answer(choice: Choice, details: Mapping[str, Any], query_id: str) -> str:
+    """Choice and details as JSON: the payload of a stored answer.
+
+    Args:
+        choice: The answer.
+        details: What belongs to it.
+        query_id: What it is about, for the message.
 
     Raises:
         DataError: the details are not JSON.
     """
-    content = {"choice": preference.choice.value, "details": preference.details}
     try:
-        return json.dumps(content, allow_nan=False)
+        return json.dumps({"choice": choice.value, "details": dict(details)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"`Preference.details` of query {preference.query.id} is not JSON ({error}); use "
+            f"the `details` of an answer to query {query_id} are not JSON ({error}); use "
             "strings, finite numbers, booleans, None, lists and dicts with string keys."
         ) from error
 

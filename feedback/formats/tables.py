@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from rlhf_gym.data import Array, Choice, Clip, Query
 from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.feedback.dataset import encode_answer
 from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
 
@@ -195,18 +196,24 @@ class SnapshotBuilder:
             raise self._error(where, f"`kind` is {kind!r}; accepted are {', '.join(KINDS)}")
         if supersedes is not None and supersedes not in self._answers:
             raise self._error(where, f"it supersedes {supersedes!r}, which is not before it")
+        choice = self._choice(self._take(row, "choice", str, where), where)
+        details = self._take(row, "details", dict, where)
+        try:
+            encode_answer(choice, details, query_id)  # a JSON text may hold NaN, a payload not
+        except DataError as error:
+            raise self._error(where, str(error)) from error
         self._answers[uuid] = AnswerRecord(
             sequence=len(self._answers) + 1,
             uuid=uuid,
             query_id=query_id,
             round=self._queries[query_id].query.round,
             kind=kind,
-            choice=self._choice(self._take(row, "choice", str, where), where),
+            choice=choice,
             teacher=self._take(row, "teacher", str, where),
             labeller=self._take(row, "labeller", str, where),
             shown_at=self._time(row, "shown_at", where),
             answered_at=self._time(row, "answered_at", where),
-            details=self._take(row, "details", dict, where),
+            details=details,
             supersedes=None if supersedes is None else self._answers[supersedes].sequence,
             expected=self._queries[query_id].expected,
         )

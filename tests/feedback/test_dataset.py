@@ -144,13 +144,16 @@ def test_answers_to_more_than_two_clips_are_refused() -> None:
 @pytest.mark.parametrize("choice", list(Choice))
 def test_answers_survive_their_encoding(choice: Choice, tmp_path: Path) -> None:
     given = make_preference(A, B, choice, details={"comment": "ä", "replays": 2})
-    assert decode_answer(encode_answer(given), tmp_path) == (choice, given.details)
+    assert decode_answer(encode_answer(choice, given.details, "q"), tmp_path) == (
+        choice,
+        given.details,
+    )
 
 
 def test_details_that_are_not_json_are_refused() -> None:
     for details in ({"x": float("nan")}, {"x": {1, 2}}):
-        with pytest.raises(DataError, match="is not JSON"):
-            encode_answer(make_preference(A, B, Choice.FIRST, details=details))
+        with pytest.raises(DataError, match="are not JSON"):
+            encode_answer(Choice.FIRST, details, "q")
 
 
 @pytest.mark.parametrize("payload", ['{"choice": "firsu", "details": {}}', "{}", "[]", "\x00"])

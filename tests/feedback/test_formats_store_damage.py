@@ -57,6 +57,7 @@ def change_line(path: Path, number: int, change: Callable[[dict[str, Any]], None
         (6, {"supersedes": "x"}, "supersedes 'x', which is not before it"),
         (6, {"shown_at": None}, "`shown_at` is None, a finite number"),
         (6, {"labeller": "\ud800"}, "not Unicode"),
+        (6, {"details": {"margin": float("nan")}}, "line 7: the `details` of .* are not JSON"),
         (6, {"details": []}, r"`details` is \[\], dict is expected"),
     ],
 )

@@ -118,9 +118,8 @@ def test_a_qualification_is_open_until_twenty_and_the_last_twenty_count(book: Bo
 def test_a_qualification_of_another_size_is_judged_by_its_own_terms(
     book: Book, n_right: int, qualified: bool
 ) -> None:
-    for i in range(10):
-        choice = FIRST if i < n_right else SECOND
-        terms = {"n_qualification": 10, "pass_mark": 0.9}
+    terms = {"n_qualification": 10, "pass_mark": 0.9}
+    for i, choice in enumerate([FIRST] * n_right + [SECOND] * (10 - n_right)):
         book.add(f"u{i}", choice, kind="qualification", expected=FIRST, details=terms)
     quality = measure_labeller("ann", book.records)
     assert (quality.qualified, quality.qualification.n) == (qualified, 10)
@@ -131,9 +130,8 @@ def test_a_known_pair_whose_answer_was_told_measures_nobody(book: Book) -> None:
     book.add("a", SECOND, kind="practice", expected=FIRST)
     book.add("a", FIRST, expected=FIRST)  # asked again as an ordinary pair
     book.add("b", SECOND, expected=FIRST)
-    quality = measure_labeller("ann", book.records)
-    assert (quality.gold.n_hits, quality.gold.n) == (0, 1)
-    assert len(fit_dawid_skene(book.records).query_ids) == 1
+    gold = measure_labeller("ann", book.records).gold
+    assert (gold.n_hits, gold.n, len(fit_dawid_skene(book.records).query_ids)) == (0, 1, 1)
 
 
 def test_practice_is_counted_apart(book: Book) -> None:
