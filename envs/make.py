@@ -12,7 +12,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from rlhf_gym.envs.preference_ready import horizon_of, make_preference_ready
+from rlhf_gym.envs.preference_ready import (
+    check_horizon,
+    check_obs_keys,
+    horizon_of,
+    make_preference_ready,
+)
 from rlhf_gym.envs.sim_state import missing_renderer
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
 from rlhf_gym.protocols import SpaceInfo
@@ -76,7 +81,8 @@ def make_env(
             be drawn in the render mode, or has spaces that clips cannot hold.
     """
     kwargs = dict(env_kwargs or {})
-    _check_arguments(kwargs)
+    check_horizon(kwargs.get("max_episode_steps"), "max_episode_steps")
+    check_obs_keys(kwargs.get("obs_keys", ()))
     obs_keys = tuple(kwargs.pop("obs_keys", ()))
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -106,18 +112,6 @@ def make_env(
             "the env without that limit."
         )
     return env
-
-
-def _check_arguments(kwargs: Mapping[str, Any]) -> None:
-    """Refuse values that Gymnasium would trip over, or take apart letter by letter."""
-    horizon, keys = kwargs.get("max_episode_steps"), kwargs.get("obs_keys", ())
-    whole = isinstance(horizon, int) and not isinstance(horizon, bool) and horizon >= 1
-    if horizon is not None and not whole:
-        raise ConfigError(
-            f"`max_episode_steps` is {horizon!r}; accepted is a whole number of at least 1."
-        )
-    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
-        raise ConfigError(f"`obs_keys` is {keys!r}; accepted is a list of keys, e.g. ['position'].")
 
 
 def _require_render_mode(spec: EnvSpec, render_mode: str | None) -> None:

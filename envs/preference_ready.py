@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -15,7 +16,14 @@ from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["SimStateInfo", "horizon_of", "make_preference_ready", "wrapper_layers"]
+__all__ = [
+    "SimStateInfo",
+    "check_horizon",
+    "check_obs_keys",
+    "horizon_of",
+    "make_preference_ready",
+    "wrapper_layers",
+]
 
 
 class SimStateInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -65,6 +73,29 @@ def horizon_of(env: gym.Env[Any, Any]) -> int | None:
     return min(limits, default=None)
 
 
+def check_horizon(horizon: Any, name: str = "horizon") -> None:
+    """Refuse a number of steps that is no whole number of at least 1, or None.
+
+    Raises:
+        ConfigError: naming the option `name`.
+    """
+    whole = isinstance(horizon, Integral) and not isinstance(horizon, bool) and horizon >= 1
+    if horizon is not None and not whole:
+        raise ConfigError(
+            f"`{name}` is {horizon!r}; accepted is a whole number of steps, at least 1."
+        )
+
+
+def check_obs_keys(keys: Any) -> None:
+    """Refuse keys that are no list of strings; a single string would be taken letter by letter.
+
+    Raises:
+        ConfigError: another type.
+    """
+    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
+        raise ConfigError(f"`obs_keys` is {keys!r}; accepted is a list of keys, e.g. ['position'].")
+
+
 def make_preference_ready(
     env: gym.Env[Any, Any], horizon: int | None = None, obs_keys: Sequence[str] = ()
 ) -> gym.Env[Any, Any]:
@@ -89,9 +120,12 @@ def make_preference_ready(
         The env, wrapped as far as it needs to be.
 
     Raises:
-        ConfigError: no horizon is known, it is below 1, or it contradicts the env's own; the keys
-            are not there, or contradict an earlier choice; a space that clips cannot hold.
+        ConfigError: no horizon is known, it is no whole number of at least 1, or it contradicts
+            the env's own; the keys are no list of strings, are not there, or contradict an
+            earlier choice; a space that clips cannot hold.
     """
+    check_horizon(horizon)
+    check_obs_keys(obs_keys)
     check_action_space(env)
     env = _with_horizon(_with_flat_observations(env, obs_keys), horizon)
     if any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env)):
@@ -115,8 +149,6 @@ def _with_flat_observations(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> 
 
 
 def _with_horizon(env: gym.Env[Any, Any], horizon: int | None) -> gym.Env[Any, Any]:
-    if horizon is not None and horizon < 1:
-        raise ConfigError(f"`horizon` is {horizon}, expected at least 1 step.")
     current = horizon_of(env)
     if current is None and horizon is None:
         raise ConfigError(

@@ -31,6 +31,11 @@ __all__ = [
 
 def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
     """Resolve everything that depends on a control env, and refuse what cannot work."""
+    if config.model is not None:
+        raise ConfigError(
+            f"`model` is {config.model}, a language model, and {config.env} is no text env; leave "
+            "it away."
+        )
     clip_length = config.clip_length or _usual_clip_length(info.horizon)
     if info.horizon is not None and clip_length > info.horizon:
         raise ConfigError(

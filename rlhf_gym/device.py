@@ -19,7 +19,7 @@ def resolve_device(device: str, kind: Kind) -> str:
     models ("large") go to the GPU where there is one.
 
     Raises:
-        ConfigError: a name that torch does not know, or CUDA without a GPU.
+        ConfigError: neither the CPU nor CUDA, or a GPU that is not there.
     """
     import torch
 
@@ -27,13 +27,18 @@ def resolve_device(device: str, kind: Kind) -> str:
         return "cuda" if kind == "large" and torch.cuda.is_available() else "cpu"
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"`device` is {device!r}; accepted are auto, cpu, cuda, cuda:N."
-        ) from error
+    except RuntimeError:
+        parsed = None
+    if parsed is None or parsed.type not in ("cpu", "cuda") or device.startswith("cpu:"):
+        raise ConfigError(f"`device` is {device!r}; accepted are auto, cpu, cuda, cuda:N.")
     if parsed.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"`device` is {device!r} but torch {torch.__version__} finds no GPU; use `--device "
             "cpu`, or install a CUDA build of torch and check `rlhf-gym doctor`."
+        )
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"`device` is {device!r} but there are {torch.cuda.device_count()} GPUs, counted from "
+            "cuda:0; name one of them."
         )
     return str(parsed)

@@ -119,6 +119,7 @@ def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> N
     except MissingDependencyError as error:
         missing = error  # no matter, if the env draws itself
     config, agent = prepared.config, load_agent(folder)
+    _require_method(agent, "act", "watch")
     mode = "human" if video is None else "rgb_array"
     env = make_env(config.env, render_mode=mode, env_kwargs=config.make_env_kwargs())
     try:
@@ -128,6 +129,19 @@ def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> N
     finally:
         env.close()
         agent.close()
+
+
+def _require_method(agent: Any, name: str, command: str) -> None:
+    """Refuse a command that this agent has no method for.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if not hasattr(agent, name):
+        raise ConfigError(
+            f"`rlhf-gym {command}` needs an agent with `{name}`, and {type(agent).__name__} has "
+            "none."
+        )
 
 
 def _is_mujoco(env: Any) -> bool:
@@ -152,6 +166,7 @@ def export_run(folder: Path, sb3: Path) -> list[Path]:
         raise ConfigError(f"`--sb3` is {sb3}; Stable-Baselines3 reads files that end in .zip.")
     agent = load_agent(folder)
     try:
+        _require_method(agent, "export_sb3", "export --sb3")
         written: list[Path] = agent.export_sb3(sb3)
     finally:
         agent.close()

@@ -128,7 +128,14 @@ class Signal:
 
 
 class Agent(Protocol):
-    """A learner in either domain. Control counts env steps, text counts completions."""
+    """A learner in either domain. Control counts env steps, text counts completions.
+
+    Two commands ask for more: `watch` of a robot for `act(obs: (B, ...)) -> (B, ...)` actions, and
+    `export --sb3` for `export_sb3(path) -> list[Path]`, the files it wrote.
+    """
+
+    on_steps: Callable[[int], None] | None
+    """Set by a run; to be called with `n_steps_done` now and then while the agent acts."""
 
     @property
     def n_steps_done(self) -> int:
@@ -145,6 +152,9 @@ class Agent(Protocol):
     @property
     def steps_unit(self) -> int:
         """A budget is a whole multiple of this: whole rollouts and, where they fit, episodes."""
+
+    def log_to(self, folder: Path) -> None:
+        """Write figures of its own, if it has any, as TensorBoard files into this folder."""
 
     def begin_round(self, seed: np.random.SeedSequence) -> None:
         """Reseed everything random and reset the environments: a round starts afresh."""

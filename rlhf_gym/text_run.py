@@ -16,6 +16,7 @@ from rlhf_gym.data import Preference
 from rlhf_gym.device import resolve_device
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.schedules import steps_per_round
+from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.text_reward_model import TextFitReport, TextRewardModel
 from rlhf_gym.feedback.text_settings import TextRewardSettings
 from rlhf_gym.language.models import LanguageModel
@@ -57,6 +58,21 @@ def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
 def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
     """Refuse now what would fail only after fine-tuning, or have no effect."""
     _reward_settings(config, settings)
+    fit = dataclasses.replace(config.ensemble.fit, label_noise=None)
+    given = {
+        "--horizon": config.horizon is not None,
+        "--obs-keys": bool(config.obs_keys),
+        "--clip-length": config.clip_length not in (None, 1),
+        "--record-pictures": config.record_pictures,
+        "--ensemble (but for its label noise)": dataclasses.replace(config.ensemble, fit=fit)
+        != RewardModelSettings(),
+    }
+    if without_effect := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(
+            f"{', '.join(without_effect)}: of no effect on {config.env}, where a clip is a whole "
+            "text; leave it away. Settings of a text's reward model stand under `reward_model` in "
+            "the hyper-parameters."
+        )
     if config.algo in _DIRECT and config.acquisition in ("disagreement", "entropy"):
         raise ConfigError(
             f"`--acquisition {config.acquisition}` asks a reward model, and `--algo {config.algo}` "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -93,9 +94,12 @@ class TrainConfig:
             ("horizon", 1),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < low:
+            if value is None:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
                 raise ConfigError(
-                    f"`{name}` is {value}; at least {low} is needed (--{name.replace('_', '-')})."
+                    f"`{name}` is {value!r}; a whole number of at least {low} is needed "
+                    f"(--{name.replace('_', '-')})."
                 )
         if not 0 < self.initial_labels <= 1 or not 0 < self.warm_up <= 0.5:
             raise ConfigError(
@@ -115,6 +119,12 @@ class TrainConfig:
                 f"`answers_per_query` is {self.answers_per_query}; it must divide `labels` "
                 f"({self.labels}), and needs several people: `--teacher human` (now "
                 f"{self.teacher})."
+            )
+        alone = ":" not in self.teacher and self.teacher != "human" and self.preferences is None
+        if self.pooling != "none" and alone:
+            raise ConfigError(
+                f"`pooling` is {self.pooling}, which weighs several labellers of one pair, and "
+                f"`--teacher {self.teacher}` is one; leave it at none."
             )
         for name, mine in (("horizon", "max_episode_steps"), ("obs_keys", "obs_keys")):
             if getattr(self, name) and mine in self.env_kwargs:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_gym import protocols
+
 CORE = {
     "config",
     "data",
@@ -309,6 +311,18 @@ def test_the_loop_knows_neither_sb3_nor_transformers(
 
 
 # -- the package as a whole -----------------------------------------------------------------------
+
+
+def test_the_run_asks_nothing_of_an_agent_that_the_protocol_lacks(repository: Path) -> None:
+    # What a run may look for first (`hasattr`), and two commands that say so if it is missing.
+    optional = {"act", "compare", "component_weights", "export_sb3"}
+    used: set[str] = set()
+    for name in ("loop", "training", "summary", "offline"):
+        text = (repository / "rlhf_gym" / f"{name}.py").read_text()
+        used |= set(re.findall(r"\bagent\.([a-z_0-9]+)", text))
+    known = set(vars(protocols.Agent)) | set(protocols.Agent.__annotations__)
+    assert {"improve", "log_to", "on_steps"} <= used, "the pattern finds what is called"
+    assert used - optional <= known
 
 
 def test_the_package_list_names_every_folder_with_code(

@@ -13,9 +13,10 @@ import pytest
 
 from rlhf_gym import training
 from rlhf_gym.errors import ConfigError, UnknownNameError
+from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.offline import evaluate_run, fit_run, watch_run
+from rlhf_gym.offline import evaluate_run, export_run, fit_run, watch_run
 from rlhf_gym.report import write_report
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import clip_text
@@ -178,6 +179,8 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
     assert len(lines) == 3 and all(" | " in line and "TRUE reward" in line for line in lines)
     with pytest.raises(ConfigError, match="films robots"):
         watch_run(finished.folder, tmp_path / "a.gif", 1, seed=0)
+    with pytest.raises(ConfigError, match="export --sb3` needs an agent with `export_sb3`"):
+        export_run(finished.folder, tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,8 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
         ({"hyperparameters": {"ppo": {"kl_target": 6, "kl_coef": 0}}}, "start above 0"),
         ({"hyperparameters": {"reward_model": {"lr": 0.1}}}, "unknown option `lr`"),
         ({"hyperparameters": {"reward_model": {"n_members": "three"}}}, "n_members is 'three'"),
+        ({"horizon": 5, "clip_length": 5}, "--horizon, --clip-length: of no effect"),
+        ({"ensemble": RewardModelSettings(n_members=2)}, "--ensemble .*: of no effect"),
         ({"algo": "dpo", "acquisition": "entropy"}, "learns without one; use `uniform`"),
     ],
 )

@@ -37,6 +37,9 @@ def test_horizon_and_keys_survive_the_configuration_file(tmp_path: Path) -> None
         ({"horizon": 5, "env_kwargs": {"max_episode_steps": 7}}, "`horizon` is 5"),
         ({"obs_keys": ("a",), "env_kwargs": {"obs_keys": ["b"]}}, "keep `obs_keys`"),
         ({"horizon": 0}, "--horizon"),
+        ({"rounds": 2.5}, "`rounds` is 2.5; a whole number"),
+        ({"seed": True}, "`seed` is True; a whole number"),
+        ({"pooling": "dawid-skene"}, "`--teacher synthetic` is one"),
     ],
 )
 def test_contradictions_are_refused(options: dict[str, Any], named: str) -> None:

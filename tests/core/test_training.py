@@ -183,6 +183,7 @@ def test_an_existing_folder_is_refused_and_untouched(finished: Run) -> None:
         ({"hyperparameters": {"n_epoch": 3}}, ConfigError, "n_epoch"),
         ({"hyperparameters": {"learning_rate": "1e-3"}}, ConfigError, "learning_rate"),
         ({"hyperparameters": {"normalize": "{'norm_reward': True}"}}, ConfigError, "normalize"),
+        ({"model": "gpt2"}, ConfigError, "is no text env"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tmp_path, changes, error, message) -> None:

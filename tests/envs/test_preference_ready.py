@@ -34,10 +34,16 @@ def test_an_env_without_any_horizon_is_refused_and_told_how() -> None:
         make_preference_ready(PointMassEnv())
 
 
-@pytest.mark.parametrize("horizon", [0, -3])
-def test_a_horizon_below_one_step_is_refused(horizon: int) -> None:
-    with pytest.raises(ConfigError, match=f"`horizon` is {horizon}"):
+@pytest.mark.parametrize("horizon", [0, -3, True, 10.5, "5"])
+def test_a_horizon_that_is_no_number_of_steps_is_refused(horizon: Any) -> None:
+    with pytest.raises(ConfigError, match=f"`horizon` is {horizon!r}; accepted is a whole number"):
         make_preference_ready(PointMassEnv(), horizon=horizon)
+
+
+@pytest.mark.parametrize("keys", ["ab", "a", [1]])
+def test_keys_that_are_no_list_of_names_are_refused(keys: Any) -> None:
+    with pytest.raises(ConfigError, match=r"`obs_keys` is .*; accepted is a list of keys"):
+        make_preference_ready(gym.make("rlhf_gym/PointMass-v0"), obs_keys=keys)
 
 
 def test_a_horizon_that_contradicts_the_envs_own_is_refused() -> None:

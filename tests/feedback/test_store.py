@@ -188,7 +188,7 @@ def test_one_bad_answer_keeps_the_whole_batch_out(store: PreferenceStore) -> Non
     for bad, message in (
         (answer(unknown), f"query {unknown.id} is not in"),
         (answer(ranking), "asks about 3 clips"),
-        (answer(posted, Choice.TIE, details={"array": np.zeros(1)}), "is not JSON"),
+        (answer(posted, Choice.TIE, details={"array": np.zeros(1)}), "are not JSON"),
     ):
         with pytest.raises(DataError, match=message):
             store.answer([answer(posted), bad])
