@@ -14,6 +14,7 @@ import yaml
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
+from rlhf_gym.config import is_whole
 from rlhf_gym.errors import ConfigError
 
 __all__ = ["AgentSettings", "align", "load_settings"]
@@ -32,10 +33,6 @@ _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _within(low: float, high: float, *, open_at_low: bool = False) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -49,7 +46,7 @@ def _is_any_of(*types: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, types)
 
 
-_COUNT = (_is_count, "a whole number of at least 1")
+_COUNT = (is_whole, "a whole number of at least 1")
 _SHARE = (_within(0, 1), "a number from 0 to 1")
 _POSITIVE = (_within(0, math.inf, open_at_low=True), "a number above 0")
 _NOT_NEGATIVE = (_within(0, math.inf), "a number of at least 0")
@@ -57,7 +54,7 @@ _NOT_NEGATIVE = (_within(0, math.inf), "a number of at least 0")
 _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("n_envs", "n_steps", "batch_size", "n_epochs"), _COUNT),
     "n_timesteps": (
-        lambda value: _is_count(value) or (isinstance(value, float) and value % 1 == 0 < value),
+        lambda value: is_whole(value) or (isinstance(value, float) and value % 1 == 0 < value),
         _COUNT[1],
     ),
     **dict.fromkeys(("gamma", "gae_lambda"), _SHARE),
@@ -105,7 +102,7 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         for name in ("n_envs", "n_timesteps"):
-            if not _is_count(value := getattr(self, name)):
+            if not is_whole(value := getattr(self, name)):
                 raise ConfigError(f"`{name}` is {value!r}; accepted is {_COUNT[1]}.")
 
     def steps_unit(self, horizon: int | None) -> int:

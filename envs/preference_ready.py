@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -12,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 
+from rlhf_gym.config import is_whole
 from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError
@@ -79,8 +79,7 @@ def check_horizon(horizon: Any, name: str = "horizon") -> None:
     Raises:
         ConfigError: naming the option `name`.
     """
-    whole = isinstance(horizon, Integral) and not isinstance(horizon, bool) and horizon >= 1
-    if horizon is not None and not whole:
+    if horizon is not None and not is_whole(horizon):
         raise ConfigError(
             f"`{name}` is {horizon!r}; accepted is a whole number of steps, at least 1."
         )

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["from_mapping", "from_yaml", "to_yaml"]
+__all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,12 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.append(key)
         return super().construct_mapping(node, deep)
+
+
+def is_whole(value: Any, low: int = 1) -> bool:
+    """Whether a value is a whole number, numpy's included, of at least `low`; a bool is none."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= low)
 
 
 def to_yaml(config: Any) -> str:

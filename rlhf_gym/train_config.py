@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from rlhf_gym.config import is_whole
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.settings import RewardModelSettings
 
@@ -94,9 +94,7 @@ class TrainConfig:
             ("horizon", 1),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+            if value is not None and not is_whole(value, low):
                 raise ConfigError(
                     f"`{name}` is {value!r}; a whole number of at least {low} is needed "
                     f"(--{name.replace('_', '-')})."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rlhf_gym.config import from_mapping, from_yaml
+from rlhf_gym.config import from_mapping, from_yaml, is_whole
 from rlhf_gym.errors import ConfigError, RlhfGymError
 from rlhf_gym.train_config import TrainConfig
 
@@ -260,5 +260,5 @@ def _refuse_repeats(where: str, values: Sequence[Any]) -> None:
 
 def _check_seeds(seeds: Sequence[int]) -> None:
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        if not is_whole(seed, 0):
             raise ConfigError(f"`seeds` holds {seed!r}; whole numbers of at least 0 are needed.")
