@@ -3,7 +3,7 @@
 #
 # The timings take about 22 minutes on 2 cores: overhead 10, time split 5, reward fit 3, speed 2,
 # store 2; beside imitation on the robots two hours more. Nothing else should run meanwhile. Label
-# efficiency, teachers, noise and the zoo's settings are 350 runs of minutes each;
+# efficiency, HalfCheetah, teachers, noise and the zoo's settings are 385 runs of minutes each;
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept.
 #
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)

@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 BUILD_INPUTS = ("rlhf_gym", "envs", "agents", "feedback", "pyproject.toml", "README.md", "LICENSE")
 
@@ -82,6 +85,20 @@ def test_the_wheel_holds_every_file_of_the_four_rooms(wheel: Path, repository: P
     }
     assert expected - set(zipfile.ZipFile(wheel).namelist()) == set()
     assert "rlhf_gym/py.typed" in expected
+
+
+def test_every_requirement_is_pinned_to_a_version_that_satisfies_it(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    wanted = [Requirement(line) for line in (*project["dependencies"], *extras)]
+    lines = (repository / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {canonicalize_name(p.name): str(p.specifier).removeprefix("==") for p in pins}
+    free = {"rlhf-gym", "setuptools", "types-pyyaml"}  # ourselves, and what only builds or checks
+    names = {canonicalize_name(r.name): r for r in wanted if canonicalize_name(r.name) not in free}
+    assert set(versions) == set(names) | {"mujoco"}  # which comes with gymnasium[mujoco]
+    for name, requirement in names.items():
+        assert requirement.specifier.contains(versions[name]), name
 
 
 def test_every_module_imports_away_from_the_clone(
