@@ -201,15 +201,20 @@ class PPOAgent:
         self._restarted = True
 
     def _substitution(self, signal: Signal) -> SubstituteReward:
-        scale = self.settings.reward_scale
+        scale, rewards = self.settings.reward_scale, None
         if signal.source == "true":
             # Once per round, like the learned reward, whose scale each fit renews.
             scale /= self.recorder.true_reward_deviation()
-            return SubstituteReward(None, scale=scale, run_steps=self.n_run_steps)
-        if signal.reward_model is None:
+        elif signal.reward_model is None:
             raise ConfigError("PPO needs a reward model in its signal; fit one first.")
-        rewards = signal.reward_model.rewards
-        return SubstituteReward(rewards, scale=scale, run_steps=self.n_run_steps)
+        else:
+            rewards = signal.reward_model.rewards
+        return SubstituteReward(
+            rewards,
+            scale=scale,
+            centered=self.settings.center_rewards,
+            run_steps=self.n_run_steps,
+        )
 
     def act(self, obs: Array) -> Array:
         """(n, ...) raw observations -> (n, ...) deterministic actions within the action space."""

@@ -59,6 +59,8 @@ class SubstituteReward(BaseCallback):
     Args:
         reward_function: (n_envs, n_steps) batch -> rewards; None uses the recorded true rewards.
         scale: Every reward is multiplied by this before PPO sees it.
+        centered: Whether the mean of each rollout's rewards is taken off first; what is logged as
+            the learned return has it still.
         run_steps: The steps of the whole run, which SB3's schedules run over however often `learn`
             is called; None leaves them to each call.
     """
@@ -68,11 +70,13 @@ class SubstituteReward(BaseCallback):
         reward_function: RewardFunction | None,
         *,
         scale: float = 1.0,
+        centered: bool = False,
         run_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.reward_function = reward_function
         self.scale = scale
+        self.centered = centered
         self.run_steps = run_steps
         self.episode_returns: deque[float] = deque(maxlen=100)
         self._running: Array | None = None
@@ -114,6 +118,8 @@ class SubstituteReward(BaseCallback):
         found = true_rewards if self.reward_function is None else self.reward_function(batch)
         rewards = checked_rewards(found, batch).astype(np.float32)
         self._count_returns(rewards, ends)
+        if self.centered:
+            rewards = rewards - rewards.mean()
         return rewards.T * np.float32(self.scale)
 
     def _count_returns(self, rewards: Array, ends: Array) -> None:

@@ -28,7 +28,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "SiLU": nn.SiLU,
 }
 _NEEDED_OF_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_OURS = (*_NEEDED_OF_OURS, "restart_at")
+_OURS = (*_NEEDED_OF_OURS, "restart_at", "center_rewards")
 _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
@@ -71,6 +71,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or (_POSITIVE[0](value) and value < 1),
         "a share of the run's steps, above 0 and below 1, or null for no restart",
     ),
+    "center_rewards": (_is_any_of(bool), "true or false"),
     "policy": (_is_any_of(str), "the name of a policy of SB3's"),
     "normalize": (_is_any_of(bool, dict), "true, false or a mapping"),
     "policy_kwargs": (_is_any_of(dict, type(None)), "a mapping"),
@@ -92,6 +93,10 @@ class AgentSettings:
     reward_scale: float
     """What the reward of deviation 1 is multiplied by: PPO's value network learns discounted sums
     of it, and learns sums near 1 fastest."""
+    center_rewards: bool = False
+    """Whether the mean of each rollout's rewards is taken off before PPO sees them. Preferences fix
+    a reward up to a constant per step, which with a discount near 1 is most of every value (Naik et
+    al. 2024, "Reward Centering", with a running mean)."""
     restart_at: float | None = None
     """Share of the run's env steps after which policy and value networks are drawn anew, once: what
     they learned from the first answers stays with them too long (Nikishin et al. 2022, "The Primacy
@@ -127,6 +132,7 @@ class AgentSettings:
             "normalize": self.normalize_obs,
             "policy": self.policy,
             "reward_scale": self.reward_scale,
+            **({"center_rewards": True} if self.center_rewards else {}),
             **({} if self.restart_at is None else {"restart_at": self.restart_at}),
             **self.algorithm,
             **schedules,
@@ -194,6 +200,7 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
         normalize_obs=bool(normalize),
         policy=entry["policy"],
         reward_scale=float(entry["reward_scale"]),
+        center_rewards=entry.get("center_rewards", False),
         restart_at=entry.get("restart_at"),
         algorithm=algorithm,
     )

@@ -47,7 +47,7 @@ class StockAgent:
 
     Args:
         env_id: Any Gymnasium id, or `module:id`.
-        settings: Hyper-parameters; `reward_scale` and `restart_at` are not used.
+        settings: Hyper-parameters; `reward_scale`, `center_rewards` and `restart_at` are not used.
         env_kwargs: Passed to `make_env`.
         seed: SB3's seed: weights, envs, minibatches.
         device: "auto", "cpu" or a CUDA device.

@@ -371,6 +371,15 @@ def test_a_reward_that_is_not_finite_stops_before_the_update() -> None:
     assert torch.equal(before, model.policy.state_dict()["log_std"])
 
 
+def test_centered_rewards_differ_by_the_rollouts_mean_and_are_logged_as_they_were() -> None:
+    plain, centered = (SubstituteReward(reward_function, scale=0.5, centered=c) for c in (0, 1))
+    kept = [collected(recorded_model(batch_size=16, gamma=0.0), s) for s in (plain, centered)]
+    difference = kept[0]["rewards"] - kept[1]["rewards"]  # gamma 0: no bootstraps among them
+    np.testing.assert_allclose(difference, kept[0]["rewards"].mean(), atol=1e-5)  # float32 sums
+    assert abs(kept[1]["rewards"].mean()) < 1e-5 < abs(kept[0]["rewards"].mean())
+    assert list(plain.episode_returns) == list(centered.episode_returns)
+
+
 def test_the_true_reward_source_scales_what_was_recorded() -> None:
     model = recorded_model(n_envs=1, batch_size=8, gamma=0.0, gae_lambda=0.0)
     kept = collected(model, SubstituteReward(None, scale=0.5))

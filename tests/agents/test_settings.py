@@ -73,6 +73,7 @@ def test_other_texts_are_no_schedules(value: str) -> None:
         ("clip_range", [-1, "0.2"]),
         ("ent_coef", [-0.1]),
         ("max_grad_norm", [0]),
+        ("center_rewards", [1, "yes", None]),
         ("restart_at", [0, 1, -0.5, 1.5, float("nan"), "half", True]),
         ("policy", [3, None]),
         ("normalize", ["yes", 1]),
