@@ -39,8 +39,12 @@ RECORD_FORMAT = 1
 _NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
 # A reward that does not change is learned without a restart, by ours and by stock PPO.
 _NO_DIFFERENCE_ON_TRUE_REWARD = {"hyperparameters.restart_at"}
-# Stock PPO never sees it: VecNormalize scales its rewards.
-_NO_DIFFERENCE_TO_STOCK = {"hyperparameters.reward_scale", *_NO_DIFFERENCE_ON_TRUE_REWARD}
+# Stock PPO never sees them: VecNormalize scales its rewards.
+_NO_DIFFERENCE_TO_STOCK = {
+    "hyperparameters.reward_scale",
+    "hyperparameters.center_rewards",
+    *_NO_DIFFERENCE_ON_TRUE_REWARD,
+}
 
 _FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
 _NUMBER_OR_NONE = ("random_return_mean", "reward_accuracy_heldout", "reward_correlation")

@@ -180,6 +180,19 @@ def test_a_restart_matters_to_learned_rewards_only(
     assert (record is None) == counts, why
 
 
+@pytest.mark.parametrize(("runner", "counts"), [("train", True), ("stock", False)])
+@pytest.mark.parametrize(("name", "value"), [("reward_scale", 0.5), ("center_rewards", True)])
+def test_what_only_our_agent_does_to_rewards_makes_no_difference_to_stock(
+    job: Job, tmp_path: Path, runner: Any, counts: bool, name: str, value: Any
+) -> None:
+    job = dataclasses.replace(job, runner=runner)
+    content = content_of(job)
+    content["config"]["hyperparameters"][name] = value
+    write(job, tmp_path, content)
+    record, why = read_record(job, tmp_path)
+    assert (record is None) == counts, why
+
+
 def damaged(job: Job, key: str, value: Any) -> dict[str, Any]:
     content = content_of(job)
     content["figures"][key] = value
