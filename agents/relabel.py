@@ -116,7 +116,7 @@ class SubstituteReward(BaseCallback):
         """(n_steps, n_envs) float32 rewards of the rollout that just ended."""
         batch, true_rewards, ends = self._recorder.rollout(n_steps)
         found = true_rewards if self.reward_function is None else self.reward_function(batch)
-        rewards = checked_rewards(found, batch).astype(np.float32)
+        rewards = checked_rewards(found, batch)
         self._count_returns(rewards, ends)
         if self.centered:
             rewards = rewards - rewards.mean()

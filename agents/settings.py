@@ -28,7 +28,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "SiLU": nn.SiLU,
 }
 _NEEDED_OF_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_OURS = (*_NEEDED_OF_OURS, "restart_at", "center_rewards")
+_SWITCHES = ("restart_at", "center_rewards")
+_OURS = (*_NEEDED_OF_OURS, *_SWITCHES)
 _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
@@ -148,7 +149,8 @@ def load_settings(
     Args:
         algo: "ppo"; names the shipped table.
         env_id: Looked up whole; where it is missing, `default` serves.
-        overrides: Replace single entries.
+        overrides: Replace single entries; a whole mapping, as `as_mapping` gives it, leads to the
+            settings that it came from.
         path: A YAML file of the same shape instead of the shipped one.
 
     Raises:
@@ -165,7 +167,10 @@ def load_settings(
             f"{source} has no mapping for {env_id!r} and no `default`; it must map env ids to "
             "settings in rl-baselines3-zoo's shape."
         )
-    return _parse({**entry, **(overrides or {})}, f"{source.name}: {env_id}")
+    overrides = overrides or {}
+    if set(_NEEDED) <= set(overrides):  # resolved before, and what is off is left out there
+        entry = {name: value for name, value in entry.items() if name not in _SWITCHES}
+    return _parse({**entry, **overrides}, f"{source.name}: {env_id}")
 
 
 def _parse(entry: dict[str, Any], where: str) -> AgentSettings:

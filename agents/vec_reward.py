@@ -62,4 +62,4 @@ class VecLearnedReward(VecEnvWrapper):
         for info, reward in zip(infos, rewards, strict=True):
             info.setdefault("true_reward", float(reward))
         self._obs = obs
-        return obs, learned[:, 0].astype(np.float32), dones, infos
+        return obs, learned[:, 0], dones, infos

@@ -91,7 +91,8 @@ def check_obs_keys(keys: Any) -> None:
     Raises:
         ConfigError: another type.
     """
-    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
+    is_list = isinstance(keys, Sequence) and not isinstance(keys, str)
+    if not is_list or not all(isinstance(key, str) for key in keys):
         raise ConfigError(f"`obs_keys` is {keys!r}; accepted is a list of keys, e.g. ['position'].")
 
 

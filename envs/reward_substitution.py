@@ -43,13 +43,14 @@ def checked_rewards(rewards: Any, batch: RewardBatch) -> Array:
         batch: (B, T), what it was asked about.
 
     Returns:
-        (B, T), of the dtype that it came with.
+        float32 (B, T).
 
     Raises:
         DataError: another shape.
-        NumericalError: NaN or infinity.
+        NumericalError: NaN or infinity, also where float32 holds no more.
     """
-    found: Array = np.asarray(rewards)
+    with np.errstate(over="ignore"):
+        found: Array = np.asarray(rewards).astype(np.float32)
     if found.shape != batch.mask.shape:
         raise DataError(
             f"the reward function returned shape {found.shape} for a batch of shape "

@@ -140,12 +140,9 @@ class Replay:
         rows = [r for r in self._records if last is None or r.sequence <= last]
         asked = {query.id: query.round for query in store.queries([r.query_id for r in rows])}
         known = [r for r in rows if r.query_id in asked]
-        if last is not None:
-            is_foreign = len(known) < len(rows)
-        elif self._marks:  # beyond the recorded rounds: what else is known
-            is_foreign = not known
-        else:  # a bare store is looked up question by question: this round's must be among them
-            is_foreign = due.round not in asked.values()
+        # A bare store, and rounds that were not finished, are looked up question by question: this
+        # round's must be among them.
+        is_foreign = due.round not in asked.values() if last is None else len(known) < len(rows)
         if is_foreign:
             raise DataError(
                 f"the answers recorded in {self.folder} are not about what this run asks in round "

@@ -15,7 +15,8 @@ __all__ = ["Given", "add_given", "count_given", "read_given"]
 
 _COUNT = (
     "SELECT count(*) FROM answers AS a"
-    " WHERE json_extract(a.payload, '$.details.given_as') IS NOT NULL"
+    " WHERE CASE WHEN json_valid(a.payload)"  # who reads the answer itself says what is damaged
+    " THEN json_extract(a.payload, '$.details.given_as') END IS NOT NULL"
     " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
 )
 _FIRST_INDEX = 1_000_000  # beyond every question that a run asks itself in round 0

@@ -15,6 +15,7 @@ from rlhf_gym.data import Preference, Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table, with_noise
+from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.files import write_json
 from rlhf_gym.loop import Parts
@@ -100,6 +101,7 @@ def _calibration(
     answers = parts.store.preferences(
         up_to=_last(metrics, "last_sequence"), first_rounds=len(metrics)
     )
+    answers = pool_labellers(answers, config.pooling)
     if isinstance(model, _Calibrated):
         return model.calibration(answers)
     if config.reward_model != "ensemble":

@@ -81,6 +81,13 @@ def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
 
 
 def _reward_settings(config: TrainConfig, settings: TextAgentSettings) -> TextRewardSettings:
+    """The text reward model's settings, but for its limits, which are the task's."""
+    limits = {"max_prompt_tokens", "max_completion_tokens"} & set(settings.reward_model)
+    if limits:
+        raise ConfigError(
+            f"`reward_model` of {config.env} names {', '.join(sorted(limits))}, which follow from "
+            "the task; leave them away."
+        )
     options = {"label_noise": config.ensemble.fit.label_noise, **settings.reward_model}
     return from_mapping(TextRewardSettings, options, f"`reward_model` of {config.env}")
 
@@ -141,11 +148,10 @@ def build_text_reward_model(prepared: Prepared, agent: Any) -> RewardModel | Non
             prepared.info, seed=seed, device=_device(config)
         )
         return own
-    given = _reward_settings(config, prepared.settings)
-    settings = dataclasses.replace(  # longer texts do not come up
-        given,
-        max_prompt_tokens=min(given.max_prompt_tokens, agent.task.max_prompt_tokens),
-        max_completion_tokens=min(given.max_completion_tokens, agent.task.max_new_tokens),
+    settings = dataclasses.replace(
+        _reward_settings(config, prepared.settings),
+        max_prompt_tokens=agent.task.max_prompt_tokens,
+        max_completion_tokens=agent.task.max_new_tokens,
     )
     sft = agent.lm if agent.reference is None else agent.reference.lm
     return _FromPolicy(sft, settings, seed=seed)

@@ -15,6 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
+from rlhf_gym.config import is_whole
 from rlhf_gym.data import Choice
 from rlhf_gym.feedback.quality.agreement import standing_answers, standing_records, untold
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
@@ -227,12 +228,12 @@ def _right(record: AnswerRecord) -> bool | None:
 
 def _terms(records: Sequence[AnswerRecord]) -> tuple[int, int]:
     """Size of the last qualification, and right answers that pass, as its answers say."""
-    asked = [r.details for r in records if r.kind == "qualification"]
-    size = int(asked[-1].get("n_qualification", QUALIFICATION_SIZE)) if asked else 0
-    if not asked or size < 1:
+    details = next((r.details for r in reversed(records) if r.kind == "qualification"), {})
+    size, mark = details.get("n_qualification"), details.get("pass_mark")
+    is_share = isinstance(mark, int | float) and not isinstance(mark, bool) and 0 <= mark <= 1
+    if not is_whole(size) or not is_share:  # an earlier version's, or somebody else's
         return QUALIFICATION_SIZE, QUALIFICATION_PASS
-    mark = float(asked[-1].get("pass_mark", QUALIFICATION_PASS / QUALIFICATION_SIZE))
-    return size, math.ceil(mark * size - 1e-9)
+    return int(size), math.ceil(float(mark) * int(size) - 1e-9)
 
 
 def _known(records: Iterable[AnswerRecord], *kinds: str) -> list[bool]:

@@ -326,15 +326,13 @@ def test_a_model_can_be_saved_while_its_reward_is_substituted(tmp_path: Path) ->
     assert "over_the_run" not in repr(saved._update_current_progress_remaining)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e39])
 def test_a_reward_per_step_that_is_not_finite_never_reaches_the_learner(wrong: float) -> None:
     bad = VecLearnedReward(
         hidden_venv(1, [5], [False]), lambda batch: np.full(batch.mask.shape, wrong)
     )
     bad.reset()
-    with pytest.raises(
-        NumericalError, match=f"1 of 1 rewards are not finite, the first is {wrong}"
-    ):
+    with pytest.raises(NumericalError, match="1 of 1 rewards are not finite, the first is"):
         bad.step(np.zeros((1, 2), np.float32))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -156,3 +157,15 @@ def test_a_unit_is_whole_rollouts_and_whole_episodes_where_they_fit() -> None:
     assert settings_of(n_steps=250).steps_unit(50) == 2000  # one rollout, five episodes each
     assert settings_of(n_steps=256).steps_unit(1000) == 2048  # 125 rollouts would be too long
     assert settings_of(n_steps=256).steps_unit(None) == 2048
+
+
+@pytest.mark.parametrize("task", ["Swimmer", "Reacher", "Hopper"])
+@pytest.mark.parametrize("over", [{}, {"center_rewards": False, "restart_at": None}])
+def test_a_resolved_mapping_leads_to_the_same_settings(task: str, over: dict[str, Any]) -> None:
+    settings = load_settings("ppo", f"rlhf_gym/{task}-v0", over)
+    again = load_settings("ppo", f"rlhf_gym/{task}-v0", settings.as_mapping())
+    assert again.as_mapping() == settings.as_mapping()
+    assert (again.center_rewards, again.restart_at) == (
+        settings.center_rewards,
+        settings.restart_at,
+    )

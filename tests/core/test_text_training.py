@@ -194,6 +194,7 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
         ({"hyperparameters": {"num_layers_unfrozen": 0}}, "`num_layers_unfrozen` is 0"),
         ({"steps": 6400, "hyperparameters": {"num_layers_unfrozen": 9}}, "has 2 blocks"),
         ({"hyperparameters": {"ppo": {"kl_target": 6, "kl_coef": 0}}}, "start above 0"),
+        ({"hyperparameters": {"reward_model": {"max_prompt_tokens": 9}}}, "follow from the task"),
         ({"hyperparameters": {"reward_model": {"lr": 0.1}}}, "unknown option `lr`"),
         ({"hyperparameters": {"reward_model": {"n_members": "three"}}}, "n_members is 'three'"),
         ({"horizon": 5, "clip_length": 5}, "--horizon, --clip-length: of no effect"),

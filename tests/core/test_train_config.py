@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlhf_gym.config import from_yaml, to_yaml
@@ -45,3 +46,8 @@ def test_horizon_and_keys_survive_the_configuration_file(tmp_path: Path) -> None
 def test_contradictions_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         TrainConfig(**options)
+
+
+def test_numbers_of_numpys_are_saved_as_plain_ones() -> None:
+    text = to_yaml(TrainConfig(seed=np.int64(3), warm_up=np.float64(0.25)))
+    assert "seed: 3" in text and "warm_up: 0.25" in text

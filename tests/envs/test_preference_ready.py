@@ -40,7 +40,7 @@ def test_a_horizon_that_is_no_number_of_steps_is_refused(horizon: Any) -> None:
         make_preference_ready(PointMassEnv(), horizon=horizon)
 
 
-@pytest.mark.parametrize("keys", ["ab", "a", [1]])
+@pytest.mark.parametrize("keys", ["ab", "a", [1], None, 3])
 def test_keys_that_are_no_list_of_names_are_refused(keys: Any) -> None:
     with pytest.raises(ConfigError, match=r"`obs_keys` is .*; accepted is a list of keys"):
         make_preference_ready(gym.make("rlhf_gym/PointMass-v0"), obs_keys=keys)

@@ -127,8 +127,21 @@ def test_a_recording_is_fed_up_to_what_each_round_was_trained_on(store, tmp_path
     assert store.answer_records(superseded=True) == rows[:3]
     replay.collect(store, Due(1, 4))  # a round that is played again
     assert store.answer_records(superseded=True) == rows[:3]
-    replay.collect(store, Due(2, 4))  # beyond the recorded rounds: what else is known
-    assert store.answer_records(superseded=True) == rows
+    with pytest.raises(DataError, match="are not about what this run asks in round 2"):
+        replay.collect(store, Due(2, 4))  # beyond the recording: it would train on, unanswered
+
+
+def test_a_round_that_the_recording_did_not_finish_is_answered_as_far_as_it_went(
+    store, tmp_path: Path
+) -> None:
+    recorded(tmp_path / "old").close()
+    marks = (tmp_path / "old" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "old" / "metrics.jsonl").write_text(marks[0] + "\n")
+    replay = Replay(tmp_path / "old")
+    store.post([*queries(0, 2), *queries(1, 2)])
+    for _ in range(2):
+        replay.collect(store, Due(1, 4))
+        assert [p.query.id for p in store.preferences(first_rounds=2)][-1] == queries(1, 2)[1].id
 
 
 def test_a_bare_store_answers_what_is_asked(store, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
-from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.answer_sources import Due, Replay
 from rlhf_gym.feedback.given import add_given, count_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
@@ -99,3 +99,13 @@ def test_a_store_without_answers_is_refused(tmp_path: Path) -> None:
     PreferenceStore(tmp_path / "old").close()
     with pytest.raises(ConfigError, match="holds no answer"):
         read_given(tmp_path / "old", "Env-v0")
+
+
+def test_a_damaged_answer_is_left_to_who_reads_it(tmp_path: Path) -> None:
+    with PreferenceStore(filled(tmp_path / "old")) as store:
+        for (name,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            store._connection.execute(f"DROP TRIGGER {name}")
+        store._connection.execute("UPDATE answers SET payload = '{\"choice\"'")
+        assert count_given(store) == 0
+        with pytest.raises(CorruptDataError, match="cannot be read"):
+            store.preferences()

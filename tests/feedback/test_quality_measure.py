@@ -96,9 +96,9 @@ def test_sixteen_of_twenty_turns_clickers_away_and_lets_good_labellers_in() -> N
 
 @pytest.mark.parametrize(("n_right", "qualified"), [(15, False), (16, True), (20, True)])
 def test_the_qualification_passes_at_sixteen(book: Book, n_right: int, qualified: bool) -> None:
-    for i in range(20):
-        choice = FIRST if i < n_right else SECOND
-        book.add(f"u{i}", choice, kind="qualification", expected=FIRST)
+    odd = {"n_qualification": None, "pass_mark": 2.0}  # not ours: the usual terms hold
+    for i, choice in enumerate([FIRST] * n_right + [SECOND] * (20 - n_right)):
+        book.add(f"u{i}", choice, kind="qualification", expected=FIRST, details=odd)
     quality = measure_labeller("ann", book.records)
     assert (quality.qualification.n_hits, quality.qualified) == (n_right, qualified)
     assert any("did not pass" in flag for flag in quality.flags) is not qualified
