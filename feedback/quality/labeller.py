@@ -230,10 +230,10 @@ def _terms(records: Sequence[AnswerRecord]) -> tuple[int, int]:
     """Size of the last qualification, and right answers that pass, as its answers say."""
     details = next((r.details for r in reversed(records) if r.kind == "qualification"), {})
     size, mark = details.get("n_qualification"), details.get("pass_mark")
-    is_share = isinstance(mark, int | float) and not isinstance(mark, bool) and 0 <= mark <= 1
-    if not is_whole(size) or not is_share:  # an earlier version's, or somebody else's
-        return QUALIFICATION_SIZE, QUALIFICATION_PASS
-    return int(size), math.ceil(float(mark) * int(size) - 1e-9)
+    is_number = isinstance(mark, int | float) and not isinstance(mark, bool)
+    if size is None or mark is None or not is_whole(size) or not (is_number and 0 <= mark <= 1):
+        return QUALIFICATION_SIZE, QUALIFICATION_PASS  # an earlier version's, or somebody else's
+    return int(size), math.ceil(mark * int(size) - 1e-9)
 
 
 def _known(records: Iterable[AnswerRecord], *kinds: str) -> list[bool]:
