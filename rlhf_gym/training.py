@@ -83,9 +83,7 @@ def resume(folder: Path, *, quiet: bool = False) -> Run:
     started = time.perf_counter()
     run = Run.open(folder)
     prepared = prepare(from_yaml(TrainConfig, run.config_path))
-    with PreferenceStore(run.store_folder) as store:  # given once: the source may have moved since
-        given = None if count_given(store) else _read_given(prepared.config)
-    _train_on(run, prepared, _build_players(prepared, given), started, quiet)
+    _train_on(run, prepared, _build_players(prepared, None), started, quiet)
     return run
 
 
@@ -188,8 +186,9 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         stack.callback(agent.close)
         stack.enter_context(run.lock())
         store = stack.enter_context(PreferenceStore(run.store_folder))
-        if players.given is not None:
-            add_given(store, players.given)
+        # Given once: after a kill the source may have changed, or moved.
+        if config.preferences is not None and not count_given(store):
+            add_given(store, players.given or read_given(Path(config.preferences), config.env))
         plan = dataclasses.replace(plan, n_given=count_given(store))
         agent.log_to(run.tb_folder)
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)

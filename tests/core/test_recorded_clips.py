@@ -147,12 +147,15 @@ def while_labelled(folder: Path, work) -> list[str]:
                 _thread.interrupt_main()
 
     thread = threading.Thread(target=sit)
+    # Tests that are started in the background of a shell inherit that SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread.start()
     try:
         work()
     except KeyboardInterrupt:
         assert failed
     finally:
+        signal.signal(signal.SIGINT, before)
         stop.set()
         thread.join()
     if failed:
