@@ -9,7 +9,9 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from rlhf_gym import training
 from rlhf_gym.errors import ConfigError, UnknownNameError
@@ -171,6 +173,32 @@ def test_evaluate_and_fit_read_a_finished_run(finished: Run) -> None:
     figures = evaluate_run(finished.folder, 8, seed=1)
     assert len(figures["returns"]) == 8 and all(-1 <= r <= 1 for r in figures["returns"])
     assert fit_run(finished.folder, "cpu", None)["n_train"] > 0
+
+
+def test_fit_starts_from_what_sft_left_not_from_the_trained_policy(tmp_path: Path) -> None:
+    """With steps that are too small to move a weight, the fit leaves what it started from."""
+    still = {**SMALL.hyperparameters["reward_model"], "learning_rate": 1e-12}
+    config = with_(
+        labels=8,
+        steps=32,
+        rounds=1,
+        hyperparameters={**SMALL.hyperparameters, "reward_model": still},
+    )
+    run = training.train(config, tmp_path / "run", quiet=True)
+    fit_run(run.folder, "cpu", tmp_path / "fitted")
+    trunk = load_file(tmp_path / "fitted" / "reward_model.safetensors")
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    differs = {
+        name: max(
+            np.abs(value - trunk[key.replace("model.", "net.trunk.", 1)]).max()
+            for key, value in load_file(checkpoint.folder / name / "model.safetensors").items()
+            if key.startswith("model.")
+        )
+        for name in ("reference", "model")
+    }
+    # float32 weights of order 1 and steps of 1e-12 each: nothing but the policy's own training.
+    assert differs["reference"] < 1e-9 and differs["model"] > 1e-4
 
 
 def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys) -> None:

@@ -1,0 +1,123 @@
+"""The loop by itself: what it hands to the players of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_gym.data import Choice, Clip, Preference, Trajectory
+from rlhf_gym.feedback.acquisition import uniform
+from rlhf_gym.feedback.answer_sources import Due
+from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.loop import Parts, Plan, run_rounds
+from rlhf_gym.protocols import FitReport, Signal
+from rlhf_gym.runs import Run
+
+N_QUERIES = 30
+
+
+@dataclass
+class Learner:
+    """An agent that does nothing and remembers what it was to improve on."""
+
+    make_clip: Callable[..., Clip]
+    counts: str = "env_steps"
+    clips_per_query: int = 2
+    n_steps_done: int = 0
+    signals: list[Signal] = field(default_factory=list)
+
+    def begin_round(self, seed: np.random.SeedSequence) -> None:
+        pass
+
+    def warm_up(self, n_steps: int) -> None:
+        self.n_steps_done += n_steps
+
+    def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        return [self.make_clip(length) for _ in range(n)]
+
+    def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
+        self.signals.append(signal)
+        self.n_steps_done += n_steps
+        return {}
+
+    def evaluate(self, n_episodes: int, seed: np.random.SeedSequence) -> list[Trajectory]:
+        clip = self.make_clip(4)
+        return [
+            Trajectory(clip.obs, clip.actions, clip.true_rewards, False, True, clip.context_id)
+        ] * n_episodes
+
+    def save(self, folder: Path) -> None:
+        (folder / "agent").write_text("nothing")
+
+
+@dataclass
+class Fitted:
+    """A reward model that remembers what it was fitted to."""
+
+    fits: list[object] = field(default_factory=list)
+
+    def fit(self, preferences: object, rng: np.random.Generator) -> FitReport:
+        self.fits.append(preferences)
+        return FitReport(1, 0, 1, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+
+    def rewards(self, batch: object) -> np.ndarray:
+        return np.zeros((1, 4), np.float32)
+
+    def clip_returns(self, clips: list[Clip]) -> np.ndarray:
+        return np.zeros((1, len(clips)), np.float32)
+
+    def save(self, folder: Path) -> None:
+        (folder / "model").write_text("nothing")
+
+
+class Desk:
+    """Two agree on every pair, now on the first, now on the second; the third contradicts."""
+
+    def collect(self, store: PreferenceStore, due: Due) -> None:
+        for query in store.open_queries():
+            said = [Choice.FIRST, Choice.SECOND]
+            agreed, opposite = said if query.index % 2 else said[::-1]
+            store.answer(
+                [
+                    Preference(query, choice, "human", labeller=who)
+                    for who, choice in {"a": agreed, "b": agreed, "c": opposite}.items()
+                ]
+            )
+
+
+class Quiet:
+    def phase(self, name: str) -> None:
+        pass
+
+    def round(self, metrics: dict[str, object], n_rounds: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["reward model", "direct"])
+@pytest.mark.parametrize("pooling", ["none", "dawid-skene"])
+def test_answers_of_several_labellers_are_pooled_for_whoever_learns_from_them(
+    tmp_path: Path, make_clip: Callable[..., Clip], pooling: str, direct: bool
+) -> None:
+    model, agent = (None if direct else Fitted()), Learner(make_clip)
+    plan = Plan(
+        0, [3 * N_QUERIES], [10], 5, clip_length=4, eval_episodes=1, answers_per_query=3,
+        pooling=pooling,
+    )  # fmt: skip
+    run = Run.create(tmp_path / "run")
+    with PreferenceStore(run.store_folder) as store:
+        run_rounds(Parts(agent, store, Desk(), uniform, model), plan, run, Quiet(), 0)
+    (signal,) = agent.signals
+    learned_from = [signal.preferences] if direct else [signal.preferences, model.fits[0]]
+    for preferences in learned_from:
+        if pooling == "none":
+            assert len(preferences) == 3 * N_QUERIES
+        else:
+            # One label per pair, with the two who bear each other out; averaged: 1/3 or 2/3.
+            certainty = np.abs(preferences.probs - 0.5)
+            assert len(preferences) == N_QUERIES and certainty.min() > 0.4
+    # What people gave is counted in answers, whatever is made of them.
+    assert run.metrics()[0]["n_labels"] == 3 * N_QUERIES
