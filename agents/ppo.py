@@ -134,6 +134,7 @@ class PPOAgent:
         set_random_seed(torch_seed(seed))
         self.venv.seed(torch_seed(seed.spawn(1)[0]))
         self._rng = np.random.default_rng(seed)
+        self.recorder.n_early_ends = 0
         self._drop_episodes()
 
     def _drop_episodes(self) -> None:
@@ -163,7 +164,8 @@ class PPOAgent:
         """Train PPO for exactly `n_steps` env steps on the learned (or the true) reward.
 
         Returns:
-            `learned_rollout_return`, the mean return of the episodes on the reward trained on.
+            `learned_rollout_return`, the mean return of the episodes on the reward trained on, and
+            `early_ends`, the episodes of this round, warm-up included, that ended early.
 
         Raises:
             ConfigError: `n_steps` is no multiple of the rollout, or there is no reward model.
@@ -182,7 +184,10 @@ class PPOAgent:
         finally:
             substitute.restore()
         returns = substitute.episode_returns
-        return {"learned_rollout_return": float(np.mean(returns)) if returns else float("nan")}
+        return {
+            "learned_rollout_return": float(np.mean(returns)) if returns else float("nan"),
+            "early_ends": self.recorder.n_early_ends,
+        }
 
     def _is_restart_due(self) -> bool:
         at = self.settings.restart_at

@@ -65,6 +65,7 @@ class Recorder(VecEnvWrapper):
         self._saw_reward = False
         self.capacity = 0
         self.n_recorded = 0
+        self.n_early_ends = 0
         self._ring: dict[str, Array] = {}
         self._n_state = 0
         self._pictures: PictureRing | None = None
@@ -180,6 +181,7 @@ class Recorder(VecEnvWrapper):
                 if self.horizon is not None
                 else not infos[env]["TimeLimit.truncated"]
             )
+            self.n_early_ends += int(early)
             if early and self._warn_on_early_end:
                 self._warn_on_early_end = False
                 warnings.warn(early_end_warning(self.context_id), HorizonWarning, stacklevel=2)

@@ -47,7 +47,8 @@ def _play_wave(
     seeds: Array,
     context_id: str,
 ) -> list[Trajectory]:
-    obs = [[env.reset(seed=int(s))[0]] for env, s in zip(envs, seeds, strict=True)]
+    # Copies: an env may return one array at every step, and write into it.
+    obs = [[np.array(env.reset(seed=int(s))[0])] for env, s in zip(envs, seeds, strict=True)]
     actions: list[list[Array]] = [[] for _ in envs]
     rewards: list[list[float]] = [[] for _ in envs]
     flags = [(False, False)] * len(envs)
@@ -56,7 +57,7 @@ def _play_wave(
         chosen = act(np.stack([obs[i][-1] for i in running]))
         for i, action in zip(running, chosen, strict=True):
             next_obs, reward, terminated, truncated, _ = envs[i].step(action)
-            obs[i].append(next_obs)
+            obs[i].append(np.array(next_obs))
             actions[i].append(np.asarray(action))
             rewards[i].append(float(reward))
             flags[i] = (terminated, truncated)

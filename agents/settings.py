@@ -28,8 +28,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "SiLU": nn.SiLU,
 }
 _NEEDED_OF_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_SWITCHES = ("restart_at", "center_rewards")
-_OURS = (*_NEEDED_OF_OURS, *_SWITCHES)
+_OURS = (*_NEEDED_OF_OURS, "center_rewards", "restart_at")
 _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
@@ -133,8 +132,8 @@ class AgentSettings:
             "normalize": self.normalize_obs,
             "policy": self.policy,
             "reward_scale": self.reward_scale,
-            **({"center_rewards": True} if self.center_rewards else {}),
-            **({} if self.restart_at is None else {"restart_at": self.restart_at}),
+            "center_rewards": self.center_rewards,
+            "restart_at": self.restart_at,
             **self.algorithm,
             **schedules,
             "policy_kwargs": policy_kwargs,
@@ -167,10 +166,7 @@ def load_settings(
             f"{source} has no mapping for {env_id!r} and no `default`; it must map env ids to "
             "settings in rl-baselines3-zoo's shape."
         )
-    overrides = overrides or {}
-    if set(_NEEDED) <= set(overrides):  # resolved before, and what is off is left out there
-        entry = {name: value for name, value in entry.items() if name not in _SWITCHES}
-    return _parse({**entry, **overrides}, f"{source.name}: {env_id}")
+    return _parse({**entry, **(overrides or {})}, f"{source.name}: {env_id}")
 
 
 def _parse(entry: dict[str, Any], where: str) -> AgentSettings:

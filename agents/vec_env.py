@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -14,7 +16,8 @@ class SerialVecEnv(DummyVecEnv):
 
     DummyVecEnv copies every info, with all arrays in it, at every step. Here each env's info is
     copied one level deep: an env may hand out the same dict again, as Gymnasium allows, but must
-    not write into an array that it has already handed out in an info.
+    not write into an array that it has already handed out in an info. Observations are copied, an
+    episode's last one included, which DummyVecEnv passes on as it is.
     """
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -25,7 +28,8 @@ class SerialVecEnv(DummyVecEnv):
             info = {**info, "TimeLimit.truncated": truncated and not terminated}
             self.buf_dones[i] = terminated or truncated
             if terminated or truncated:
-                info["terminal_observation"] = obs
+                # The reset may write into the very array that the last step returned.
+                info["terminal_observation"] = copy.deepcopy(obs)
                 obs, self.reset_infos[i] = env.reset()
             self._save_obs(i, obs)
             infos.append(info)

@@ -16,6 +16,7 @@ from rlhf_gym.benchmark.records import Job, Record, check_parts, plan_jobs, read
 from rlhf_gym.benchmark.results import publish_yardsticks, write_results
 from rlhf_gym.benchmark.scheduler import Failure, lock, run_jobs
 from rlhf_gym.benchmark.spec import BenchmarkSpec
+from rlhf_gym.envs.make import early_end_warning
 from rlhf_gym.errors import ConfigError
 
 __all__ = ["BenchmarkResult", "Missing", "default_out", "run_benchmark"]
@@ -108,6 +109,9 @@ def run_benchmark(
     records, missing = _collect(jobs, out)
     summary = write_results(spec, records, [(m.job, m.why) for m in missing], out, arguments)
     console.print(f"{len(records)} of {len(jobs)} runs are on file; results: {out}")
+    for task, figures in summary["tasks"].items():
+        if figures["ended_early"]:
+            console.print(f"warning: {early_end_warning(task)}", markup=False)
     if yardsticks is not None:
         source = Path(os.path.relpath(out / "summary.json"))
         written = publish_yardsticks(summary, records, yardsticks, source)

@@ -31,12 +31,13 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-"""The `figures` of a record file, plus `config` and `commit`."""
+"""The `figures` of a record file, plus `config` and `commit`, which ends in "-dirty" where the
+checkout held changes that no commit has."""
 
 RECORD_FORMAT = 1
 
 # The task's usual budget: the run's own is `steps`.
-_NO_DIFFERENCE = {"hyperparameters.n_timesteps"}
+_NO_DIFFERENCE = {"hyperparameters.n_timesteps", "hyperparameters.n_completions"}
 # A reward that does not change is learned without a restart, by ours and by stock PPO.
 _NO_DIFFERENCE_ON_TRUE_REWARD = {"hyperparameters.restart_at"}
 # Stock PPO never sees them: VecNormalize scales its rewards.
@@ -46,8 +47,13 @@ _NO_DIFFERENCE_TO_STOCK = {
     *_NO_DIFFERENCE_ON_TRUE_REWARD,
 }
 
-_FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds")
-_NUMBER_OR_NONE = ("random_return_mean", "reward_accuracy_heldout", "reward_correlation")
+_FINITE = ("true_return_mean", "true_return_std", "env_steps", "n_labels", "seconds", "steps")
+_NUMBER_OR_NONE = (
+    "random_return_mean",
+    "learned_return_mean",
+    "reward_accuracy_heldout",
+    "reward_correlation",
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
     try:
         content = json.loads(path.read_bytes())
         record: Record = {**content["figures"], "config": content["config"]}
-        record["commit"] = (content["git"] or {}).get("commit")
+        record["commit"] = _commit(content["git"])
         if content["format"] != RECORD_FORMAT:
             return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"
         _check(record)
@@ -150,6 +156,10 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return None, f"its record is damaged ({type(error).__name__}: {error})"
     return (None, why) if why else (record, "")
+
+
+def _commit(git: Mapping[str, Any] | None) -> str | None:
+    return f"{git['commit']}{'-dirty' * git['dirty']}" if git else None
 
 
 def _of_another_run(record: Record, job: Job) -> str:
@@ -179,6 +189,10 @@ def _check(record: Record) -> None:
             raise ValueError(f"{key} is {record[key]}")
     if not record["evaluation_returns"] or not record["curve"]:
         raise ValueError("no evaluation")
+    if not all(math.isfinite(value) for value in record["evaluation_returns"]):
+        raise ValueError("the return of an episode is not finite")
+    if not isinstance(record["config_sha256"], str):
+        raise TypeError(f"config_sha256 is {record['config_sha256']!r}")
     if not all(math.isfinite(seconds) for seconds in record["seconds_by_part"].values()):
         raise ValueError("the seconds of a part are not finite")
     for point in record["curve"]:
@@ -188,7 +202,7 @@ def _check(record: Record) -> None:
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Set[str]) -> str:
     """The first option that differs; "" where none does."""
-    defaults = _flat(resolved(TrainConfig()))
+    defaults = _flat({**resolved(TrainConfig()), "hyperparameters": _default_hyperparameters()})
     old, new = _flat(then), _flat(now)
     for key in sorted({*old, *new} - ignored):
         if key not in old and key in defaults and new[key] == defaults[key]:
@@ -196,6 +210,19 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Set[st
         if old.get(key) != new.get(key) or (key in old) != (key in new):
             return f"`{key}: {old.get(key)!r}`, now {new.get(key)!r}"
     return ""
+
+
+def _default_hyperparameters() -> dict[str, Any]:
+    """Of both kinds of agents, whose options have no name in common; PPO's own have none here."""
+    from rlhf_gym.agents.settings import AgentSettings
+    from rlhf_gym.agents.text.agent_settings import TextAgentSettings
+
+    of_control = {
+        field.name: field.default
+        for field in dataclasses.fields(AgentSettings)
+        if field.default is not dataclasses.MISSING
+    }
+    return {**of_control, **TextAgentSettings().as_mapping()}
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -55,7 +55,7 @@ def lock(out: Path) -> Iterator[None]:
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     (work / ".gitignore").write_text("*\n")  # half-made runs are nobody's history
-    with (work / "lock").open("a+") as file:
+    with (work / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -42,7 +42,8 @@ class BenchmarkSpec:
 
     Raises:
         ConfigError: a list is empty or repeats an entry, a name cannot be one, an option is
-            unknown or refused by `TrainConfig`; the message names task and setting.
+            unknown or refused by `TrainConfig`, people would be asked, or a reference learns its
+            reward; the message names task and setting.
     """
 
     name: str
@@ -90,6 +91,7 @@ class BenchmarkSpec:
             envs = {s: _env_arguments(self.config(task, s, self.seeds[0])) for s in self.settings}
             if self.reference:
                 _refuse_other_envs(task, envs, self.reference[0])
+                self._refuse_learned_references(task)
 
     def runner(self, setting: str) -> Runner:
         """What makes a setting's runs."""
@@ -113,7 +115,22 @@ class BenchmarkSpec:
                         f"plain PPO on the true reward: leave `{option}` away."
                     )
         with named(where):
-            return from_mapping(TrainConfig, {**overrides, "env": task, "seed": seed}, "options")
+            config = from_mapping(TrainConfig, {**overrides, "env": task, "seed": seed}, "options")
+            if config.teacher == "human" and config.reward == "learned":
+                raise ConfigError(
+                    "`teacher` is human, and a benchmark asks nobody; give a synthetic teacher, "
+                    "or the folder of a run that people answered: `teacher: replay:FOLDER`."
+                )
+        return config
+
+    def _refuse_learned_references(self, task: str) -> None:
+        for setting in self.reference:
+            if (found := self.config(task, setting, self.seeds[0]).reward) != "true":
+                raise ConfigError(
+                    f"`reference` names {setting}, whose `reward` on {task} is {found!r}; a "
+                    'fraction is of what the true reward brings: give it `reward: "true"` or '
+                    "`runner: stock`, or leave `reference` out."
+                )
 
     def _check_slugs(self) -> None:
         """Two tasks whose files would have the same names."""
@@ -195,7 +212,12 @@ def _plain_overrides(where: str, entries: Mapping[Any, Any]) -> dict[str, dict[s
         options = {_text(name): value for name, value in (overrides or {}).items()}
         if isinstance(options.get("reward"), bool):  # YAML's reading of `reward: true`
             options["reward"] = _text(options["reward"])
-        plain[_text(key)] = options
+        if (name := _text(key)) in plain:
+            raise ConfigError(
+                f"`{where}` has two entries that are both called {name!r}; rename one of them "
+                "(YAML reads `true`, `True` and `on` as one value, and `1` and `01` as one number)."
+            )
+        plain[name] = options
     return plain
 
 
@@ -260,5 +282,7 @@ def _refuse_repeats(where: str, values: Sequence[Any]) -> None:
 
 def _check_seeds(seeds: Sequence[int]) -> None:
     for seed in seeds:
-        if not is_whole(seed, 0):
-            raise ConfigError(f"`seeds` holds {seed!r}; whole numbers of at least 0 are needed.")
+        if not is_whole(seed, 0) or seed >= 2**63:  # runs.parquet has 64 bits for it
+            raise ConfigError(
+                f"`seeds` holds {seed!r}; whole numbers from 0 to 2**63 - 1 are needed."
+            )

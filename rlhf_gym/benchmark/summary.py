@@ -55,9 +55,19 @@ def reference_of(spec: BenchmarkSpec, rows: Rows) -> str | None:
     return max(there, key=lambda name: np.mean(_returns(rows[name])), default=None)
 
 
-def random_return(rows: Rows) -> float | None:
-    """Mean return of random actions over the runs of a task that measured it."""
-    values = [row["random_return_mean"] for group in rows.values() for row in group]
+def random_return(rows: Rows, reference: str | None = None) -> float | None:
+    """Mean return of random actions over the runs of a task that measured it.
+
+    On texts it is the return before any feedback, which each setting may fine-tune differently:
+    there the reference's own runs say where its gain begins.
+    """
+    groups = list(rows.values())
+    if (
+        reference is not None
+        and "n_sft_examples" in rows[reference][0]["config"]["hyperparameters"]
+    ):
+        groups = [rows[reference]]
+    values = [row["random_return_mean"] for group in groups for row in group]
     measured = [value for value in values if value is not None]
     return float(np.mean(sorted(measured))) if measured else None
 
@@ -75,9 +85,16 @@ def _returns(rows: Sequence[Record]) -> list[float]:
 
 
 def _task_figures(spec: BenchmarkSpec, rows: Rows) -> dict[str, Any]:
-    random, reference = random_return(rows), reference_of(spec, rows)
+    reference = reference_of(spec, rows)
+    random = random_return(rows, reference)
     why_not = _no_fraction(spec, random, reference)
     figures: dict[str, Any] = {"random_return_mean": random, "reference": reference}
+    figures["ended_early"] = [
+        f"{setting}, seed {row['seed']}"
+        for setting, group in rows.items()
+        for row in group
+        if row.get("early_ends")
+    ]
     if why_not:
         figures.update(counts=None, counts_because=why_not)
     else:

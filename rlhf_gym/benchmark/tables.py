@@ -81,6 +81,11 @@ def _task(task: str, figures: Mapping[str, Any]) -> str:
     if figures["reference"] is not None:
         lines.append(f"Reference: {figures['reference']}. {_verdict(figures)}")
     random = figures["random_return_mean"]
+    if early := figures["ended_early"]:
+        lines.append(
+            f"**Episodes ended before their horizon in {len(early)} runs ({'; '.join(early)}):** "
+            "their length tells the agent about the task past the reward model."
+        )
     lines.append("Random actions: " + ("not measured." if random is None else f"{random:,.4g}."))
     columns = ["setting", "answers", "env steps", "true return of each seed", "mean", "worst"]
     columns += ["fraction", "worst seed"]

@@ -53,6 +53,8 @@ def job_message(job: Job, out: Path, command: list[str], keep_run: bool) -> str:
         "out": str(out),
         "command": command,
         "keep_run": keep_run,
+        # Modules beside the caller's script are found there, and are to be found here.
+        "path": sys.path,
     }
     return json.dumps(message) + "\n"
 
@@ -61,6 +63,7 @@ def main() -> None:
     """Read a job, make its run, write its record."""
     message = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    sys.path += [folder for folder in message["path"] if folder not in sys.path]
     config = from_mapping(TrainConfig, message["config"], "config")
     job = Job(message["task"], message["setting"], message["seed"], message["runner"], config)
     try:
@@ -98,6 +101,7 @@ def make_record(job: Job, out: Path, command: list[str], *, keep_run: bool = Fal
     content = {
         "format": RECORD_FORMAT,
         **provenance(command),
+        **_made_with(folder),
         # What else ran on the machine slowed this run: a reader must be able to see it.
         "load_average_1min": os.getloadavg()[0],
         "config": resolved(job.config),
@@ -119,6 +123,15 @@ def make_record(job: Job, out: Path, command: list[str], *, keep_run: bool = Fal
     return path
 
 
+def _made_with(folder: Path) -> dict[str, Any]:
+    """What a run folder says it was made with: one that was kept may be older than this process."""
+    path = folder / "provenance.json"
+    if not path.exists():  # stock runs have no folder
+        return {}
+    found = json.loads(path.read_bytes())
+    return {key: found[key] for key in ("versions", "git", "machine")}
+
+
 def _run_train(job: Job, folder: Path) -> Record:
     run = trained(job.config, folder)
     summary = json.loads(run.summary_path.read_text())
@@ -130,6 +143,7 @@ def _run_train(job: Job, folder: Path) -> Record:
         "learned_return_mean": summary["learned_return_mean"],
         "reward_accuracy_heldout": summary.get("reward_accuracy_heldout"),
         "reward_correlation": summary.get("reward_correlation"),
+        "early_ends": sum(row.get("early_ends", 0) for row in run.metrics()),
         "seconds": summary["seconds_total"],
         "seconds_by_part": summary["seconds"],
         "curve": [_point(row) for row in run.metrics()],
@@ -148,7 +162,8 @@ def _steps(figures: Mapping[str, Any]) -> int:
 def trained(config: TrainConfig, folder: Path) -> Run:
     """The finished run in a folder: as it stands, continued, or made from the start.
 
-    A folder with a run of other options, or one whose files are damaged, is replaced.
+    A folder with a run of other options, an unfinished one of another commit, or one whose files
+    are damaged, is replaced: no run is made by two versions of the code.
 
     Args:
         config: Complete, as `prepare` resolves it.
@@ -173,12 +188,18 @@ def trained(config: TrainConfig, folder: Path) -> Run:
 
 
 def _why_of_no_use(config: TrainConfig, folder: Path) -> str:
-    """Why a run folder is not one of these options; "" where it is."""
+    """Why a run folder is not one of these options, or cannot be continued; "" where it can."""
     try:
-        then = from_yaml(TrainConfig, Run.open(folder).config_path)
-    except ConfigError as error:
+        run = Run.open(folder)
+        then = from_yaml(TrainConfig, run.config_path)
+        git = _made_with(folder).get("git")
+    except (ConfigError, ValueError, KeyError) as error:
         return f"cannot be continued ({error})"
-    return "" if resolved(then) == resolved(config) else "was made with other options"
+    if resolved(then) != resolved(config):
+        return "was made with other options"
+    if not run.summary_path.exists() and git != provenance()["git"]:
+        return "was begun by another version of the code"
+    return ""
 
 
 def _run_stock(config: TrainConfig) -> Record:

@@ -43,7 +43,8 @@ def content_of(job: Job) -> dict[str, Any]:
             "true_return_mean": -5.0, "true_return_std": 1.0, "env_steps": 4000, "n_labels": 40,
             "seconds": 2.5, "evaluation_returns": [-4.0, -6.0], "random_return_mean": -70.0,
             "reward_accuracy_heldout": None, "reward_correlation": 0.9, "seconds_by_part": {},
-            "curve": [{"env_steps": 4000, "true_return_mean": -5.0}],
+            "curve": [{"env_steps": 4000, "true_return_mean": -5.0}], "steps": 4000,
+            "learned_return_mean": -4.0, "config_sha256": sha256_of(job),
         },
     }  # fmt: skip
 
@@ -107,6 +108,12 @@ def test_a_record_that_fits_is_read(job: Job, tmp_path: Path) -> None:
     assert record["config"]["labels"] == 40
 
 
+def test_a_record_of_uncommitted_changes_says_so(job: Job, tmp_path: Path) -> None:
+    write(job, tmp_path, {**content_of(job), "git": {"commit": "abc", "dirty": True}})
+    record, _ = read_record(job, tmp_path)
+    assert record is not None and record["commit"] == "abc-dirty"
+
+
 def test_a_record_outside_of_a_checkout_has_no_commit(job: Job, tmp_path: Path) -> None:
     write(job, tmp_path, {**content_of(job), "git": None})
     record, _ = read_record(job, tmp_path)
@@ -141,6 +148,34 @@ def test_an_option_that_is_new_since_is_no_difference_at_its_default(
     content["config"]["vanished"] = None
     write(job, tmp_path, content)
     assert "vanished" in read_record(job, tmp_path)[1]
+
+
+@pytest.mark.parametrize("name", ["center_rewards", "restart_at"])
+def test_a_hyperparameter_that_is_new_since_is_no_difference_at_its_default(
+    job: Job, tmp_path: Path, name: str
+) -> None:
+    content = content_of(job)
+    del content["config"]["hyperparameters"][name]
+    write(job, tmp_path, content)
+    assert read_record(job, tmp_path)[0] is not None
+    of_ppo = content_of(job)
+    del of_ppo["config"]["hyperparameters"]["gamma"]
+    write(job, tmp_path, of_ppo)
+    assert "gamma" in read_record(job, tmp_path)[1]
+
+
+def test_so_it_is_with_those_of_language_models(tmp_path: Path) -> None:
+    text = plan_jobs(make_spec(tasks={"rlhf_gym/Sentiment-v0": {}}, settings={"ppo": {}}))[0]
+    content = content_of(text)
+    hyperparameters = content["config"]["hyperparameters"]
+    del hyperparameters["ppo"]["ptx_coef"], hyperparameters["num_layers_unfrozen"]
+    hyperparameters["n_completions"] += 1  # the task's usual budget: the run's own is `steps`
+    write(text, tmp_path, content)
+    record, why = read_record(text, tmp_path)
+    assert record is not None, why
+    hyperparameters["ppo"]["kl_coef"] += 0.1
+    write(text, tmp_path, content)
+    assert "kl_coef" in read_record(text, tmp_path)[1]
 
 
 def test_the_tasks_usual_budget_does_not_matter_beside_the_runs_own(
@@ -199,7 +234,7 @@ def damaged(job: Job, key: str, value: Any) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("key", ["true_return_mean", "env_steps", "seconds", "n_labels"])
+@pytest.mark.parametrize("key", ["true_return_mean", "env_steps", "seconds", "steps"])
 @pytest.mark.parametrize("value", [None, float("nan"), "5"])
 def test_a_figure_that_is_no_number_makes_a_record_damaged(
     job: Job, tmp_path: Path, key: str, value: Any
@@ -214,6 +249,7 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
     without_curve = damaged(job, "curve", [])
     without_config = {k: v for k, v in content_of(job).items() if k != "config"}
     nan = damaged(job, "curve", [{"env_steps": 1, "true_return_mean": None}])
+    episode = damaged(job, "evaluation_returns", [1.0, None])
     for key in content_of(job)["figures"]:
         lacking = content_of(job)
         del lacking["figures"][key]
@@ -222,7 +258,15 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
     for config in (None, [1]):
         write(job, tmp_path, {**content_of(job), "config": config})
         assert "damaged" in read_record(job, tmp_path)[1]
-    for content in (whole[: len(whole) // 2], "", "[]", without_curve, without_config, nan):
+    for content in (
+        whole[: len(whole) // 2],
+        "",
+        "[]",
+        without_curve,
+        without_config,
+        nan,
+        episode,
+    ):
         write(job, tmp_path, content)
         record, why = read_record(job, tmp_path)
         assert record is None and "damaged" in why, content

@@ -137,6 +137,22 @@ def test_a_headline_task_that_does_not_count_is_shown_both_ways() -> None:
     assert only["over"] == [A]
 
 
+def test_on_texts_the_gain_begins_where_the_references_own_fine_tuning_ended() -> None:
+    """A setting that fine-tunes less starts lower, and must not move anybody's zero."""
+    spec = make_spec(tasks={A: {}}, reference=("true",))
+    records = []
+    for record in make_records():
+        if record["task"] == A and record["setting"] != "stock":
+            hyperparameters = {"n_sft_examples": 32 if record["setting"] == "learned" else 12000}
+            record["config"] = {**record["config"], "hyperparameters": hyperparameters}
+            record["random_return_mean"] = -8.0 if record["setting"] == "learned" else 0.0
+            records.append(record)
+    figures = summarise(spec, records)["tasks"][A]
+    # (6 - 0) / (10 - 0), by hand; with everybody's mean as the zero it would be 10 / 14.
+    assert figures["random_return_mean"] == 0.0
+    assert figures["settings"]["learned"]["fraction"] == pytest.approx(0.6)
+
+
 def test_the_order_of_the_records_changes_nothing() -> None:
     spec, records = make_spec(), make_records()
     shuffled = [records[i] for i in np.random.default_rng(0).permutation(len(records))]

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_gym.benchmark.spec import BenchmarkSpec, load_spec, named, task_slug
 from rlhf_gym.errors import ConfigError, CorruptDataError
+from rlhf_gym.feedback.teachers import make_teacher
 
 TEXT = """
 name: small
@@ -97,6 +98,10 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("{labels: 70,", "{labels: 70, labels: 80,", "key 'labels' is there twice"),
         ("{labels: 70,", "{horizon: 25,", "learned-70 makes another env.*25.*than true"),
         ("{labels: 70,", "{env_kwargs: {goal: 1},", "learned-70 makes another env.*goal"),
+        ("{labels: 70,", "{teacher: human,", "setting learned-70: `teacher` is human"),
+        ("[true, stock]", "[stock, 100]", "`reference` names 100, whose `reward`.*'learned'"),
+        ("  100: {labels", "  'true': {labels", "two entries that are both called 'true'"),
+        ("[3, 4]", "[3, 9223372036854775808]", r"`seeds` holds 9223372036854775808.*2\*\*63"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(
@@ -159,6 +164,9 @@ def test_the_shipped_specifications_are_read(repository: Path) -> None:
                 for s in specs["teachers"].settings if s not in ("true", "stock")}  # fmt: skip
     # The oracle is the default teacher, so that label efficiency's records serve there too.
     assert len(teachers) == 6 and teachers.pop("synthetic") == "oracle"
+    # `mistake` by its only setting, so that the records of wrong answers serve there too.
+    assert make_teacher("eps_mistake=0.1", 3) == make_teacher("mistake", 3)
+    assert teachers.pop("eps_mistake=0.1") == "mistake" and len(teachers) == 4
     assert all(teacher == s for teacher, s in teachers.items())
 
 

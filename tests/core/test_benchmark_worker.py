@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,32 @@ TEXT: dict[str, Any] = {
         "reward_model": {"n_members": 1, "max_epochs": 1},
     },
 }  # fmt: skip
+
+FALLS = """
+import gymnasium, numpy as np
+from gymnasium import spaces
+class Falls(gymnasium.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+    def step(self, action):
+        self.t += 1
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return obs, float(action[0]), self.t == 12, False, {}
+gymnasium.register("Falls-v0", Falls, max_episode_steps=20)
+"""
+BENCH = """
+from pathlib import Path
+from rlhf_gym.benchmark import BenchmarkSpec, run_benchmark
+spec = BenchmarkSpec(
+    name="small", tasks={{"falls:Falls-v0": {options}}}, settings={{"learned": {{}}}}, seeds=(5,)
+)
+result = run_benchmark(spec, Path(__file__).parent / "out")
+assert not result.failures, result.failures
+"""
 
 
 def make_spec(task: str, options: dict[str, Any], **settings: dict[str, Any]) -> BenchmarkSpec:
@@ -76,6 +105,40 @@ def test_a_run_that_fails_again_keeps_its_folder(
     monkeypatch.setattr(training, "resume", damaged)
     trained(job.config, folder)
     assert (folder / "summary.json").is_file(), "made from the start"
+
+
+def test_a_record_says_what_its_run_was_made_with_not_what_recorded_it(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_record(job, tmp_path, ["test"], keep_run=True)
+    content = json.loads(path.read_text())
+    path.unlink()
+    later = {"versions": {}, "git": {"commit": "later", "dirty": False}, "machine": {}}
+    monkeypatch.setattr("rlhf_gym.benchmark.worker.provenance", lambda *_: later)
+    again = json.loads(make_record(job, tmp_path, ["test"], keep_run=True).read_text())
+    assert again["git"] == content["git"] and again["versions"] == content["versions"]
+    # The kept run is taken as it stands; had it stopped half way, it would be begun again.
+    assert again["figures"]["seconds"] == content["figures"]["seconds"]
+    (job.work(tmp_path) / "summary.json").unlink()
+    begun = json.loads(make_record(job, tmp_path, ["test"]).read_text())
+    assert begun["figures"]["seconds"] != content["figures"]["seconds"]
+
+
+def test_episodes_that_ended_early_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own process sees the warning; who reads the results has to see it too."""
+    (tmp_path / "falls.py").write_text(FALLS)
+    script = tmp_path / "bench.py"
+    script.write_text(BENCH.format(options={**OPTIONS, "labels": 40, "clip_length": 5}))
+    # From another folder: the workers have to find the module where the script's process does.
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: An episode of falls:Falls-v0 ended before its horizon" in done.stdout
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "ended before their horizon in 1 runs (learned, seed 5)" in table
 
 
 def test_texts_are_measured_in_completions(tmp_path: Path) -> None:
