@@ -191,7 +191,9 @@ class PPOAgent:
 
     def _is_restart_due(self) -> bool:
         at = self.settings.restart_at
-        return at is not None and not self._restarted and self.n_steps_done >= at * self.n_run_steps
+        if at is None or self._restarted or not self.model._n_updates:  # nothing is learned yet
+            return False
+        return self.n_steps_done >= at * self.n_run_steps
 
     def _draw_networks_anew(self) -> None:
         """As `PPO._setup_model` draws them; optimiser state goes, observation statistics stay."""

@@ -20,7 +20,7 @@ from rlhf_gym.data import Clip
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import Acquisition, RewardModel
 
-__all__ = ["ACQUISITIONS", "disagreement", "entropy", "uniform"]
+__all__ = ["ACQUISITIONS", "count_pairs", "disagreement", "entropy", "uniform"]
 
 Pair = tuple[Clip, Clip]
 _Floats = npt.NDArray[np.float64]
@@ -137,6 +137,11 @@ def _by_context(clips: Sequence[Clip]) -> list[list[Clip]]:
     for clip in dict.fromkeys(clips):
         groups.setdefault(clip.context_id, []).append(clip)
     return list(groups.values())
+
+
+def count_pairs(clips: Sequence[Clip]) -> int:
+    """How many distinct pairs of one context there are among clips."""
+    return _n_pairs(_by_context(clips))
 
 
 def _n_pairs(groups: Sequence[Sequence[Clip]]) -> int:

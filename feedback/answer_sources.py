@@ -28,7 +28,11 @@ class Due:
     round: int
     """The round that is about to train, from 0."""
     n_answers: int
-    """Answers that the schedule asks for up to and with this round."""
+    """Answers that were asked for up to and with this round."""
+    n_given: int = 0
+    """Answers that were in the store before the first question."""
+    n_new: int = 1
+    """Questions that this round asks."""
 
 
 class AnswerSource(Protocol):
@@ -83,27 +87,34 @@ class People:
             )
 
     def n_needed(self, due: Due) -> int:
-        """Answers without which a round does not train, at least 1.
+        """Answers without which a round does not train, at least one beside those given.
 
         >>> People(slack=0.2).n_needed(Due(round=3, n_answers=350))
         280
         """
         if not self.wait and due.round > 0:
-            return 1
-        return max(math.ceil(due.n_answers * (1 - self.slack) - 1e-9), 1)
+            return due.n_given + 1
+        return due.n_given + max(math.ceil(due.n_answers * (1 - self.slack) - 1e-9), 1)
 
     def collect(self, store: PreferenceStore, due: Due) -> None:
-        """Wait for people."""
+        """Wait for people, if this round asks them anything."""
+        if not due.n_new:
+            return
         needed, seen = self.n_needed(due), -1
         while True:
             # The cheap look first: one number, while the count reads every query.
             if (sequence := store.last_sequence) != seen:
                 seen = sequence
                 n_answers = store.counts()["n_answers"]
-                if n_answers >= needed:
+                if n_answers >= needed and (due.round > 0 or _can_begin(store)):
                     return
-                self.notify(f"waiting for answers: {n_answers:,} of {needed:,}")
+                self.notify(f"waiting for answers: {n_answers:,} of {max(needed, n_answers + 1):,}")
             self.sleep(self.poll_seconds)
+
+
+def _can_begin(store: PreferenceStore) -> bool:
+    """Whether there is something to learn from, or nobody is left to wait for."""
+    return len(store.preferences().trained()) > 0 or not store.open_queries(limit=1)
 
 
 @dataclass
@@ -142,7 +153,8 @@ class Replay:
         known = [r for r in rows if r.query_id in asked]
         # A bare store, and rounds that were not finished, are looked up question by question: this
         # round's must be among them.
-        is_foreign = due.round not in asked.values() if last is None else len(known) < len(rows)
+        is_unanswered = due.n_new > 0 and due.round not in asked.values()
+        is_foreign = is_unanswered if last is None else len(known) < len(rows)
         if is_foreign:
             raise DataError(
                 f"the answers recorded in {self.folder} are not about what this run asks in round "

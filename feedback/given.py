@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from rlhf_gym.data import Query
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.protocols import SpaceInfo
 
-__all__ = ["Given", "add_given", "count_given", "read_given"]
+__all__ = ["Given", "add_given", "count_asked", "count_given", "read_given"]
 
 _COUNT = (
     "SELECT count(*) FROM answers AS a"
@@ -19,6 +21,8 @@ _COUNT = (
     " THEN json_extract(a.payload, '$.details.given_as') END IS NOT NULL"
     " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
 )
+_TEXT = "text:"  # what the context of every text begins with
+_ASKED = "SELECT count(*) FROM queries WHERE round < ? AND position < ?"
 _FIRST_INDEX = 1_000_000  # beyond every question that a run asks itself in round 0
 
 
@@ -75,15 +79,22 @@ def count_given(store: PreferenceStore) -> int:
     return number
 
 
-def read_given(source: Path, context_id: str) -> Given:
+def count_asked(store: PreferenceStore, before_round: int) -> int:
+    """How many questions a run asked itself in the rounds before one."""
+    number: int = store.rows(_ASKED, (before_round, _FIRST_INDEX))[0][0]
+    return number
+
+
+def read_given(source: Path, info: SpaceInfo, *, is_text: bool = False) -> Given:
     """The answers that stand in a run or store, and what they are about.
 
     Args:
         source: Folder of a run or a store.
-        context_id: What this run's clips are compared within: its env id.
+        info: This run's env and spaces, which the clips have to fit.
+        is_text: Whether it is a text task: texts are texts, whichever task they answer.
 
     Raises:
-        ConfigError: the answers are about another env, or there are none.
+        ConfigError: the answers are about another env or other observations, or there are none.
         DataError: there is no store.
     """
     with PreferenceStore(source, create=False) as other:
@@ -94,9 +105,26 @@ def read_given(source: Path, context_id: str) -> Given:
             f"`preferences` names {source}, whose store holds no answer; answer some, or leave "
             "the option away."
         )
-    if foreign := sorted({q.context_id for q in queries} - {context_id}):
+    contexts = sorted({q.context_id for q in queries})
+    foreign = [c for c in contexts if not (c.startswith(_TEXT) if is_text else c == info.env_id)]
+    if foreign:
+        others = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise ConfigError(
-            f"`preferences` names {source}, whose answers are about {', '.join(foreign)}; this "
-            f"run is about {context_id}, and answers do not carry over to another env."
+            f"`preferences` names {source}, whose answers are about {', '.join(foreign[:3])}"
+            f"{others}; this run is about {info.env_id}, and answers do not carry over to another "
+            "env."
         )
+    if not is_text:
+        _check_shapes(queries, info, source)
     return Given(records, queries)
+
+
+def _check_shapes(queries: Sequence[Query], info: SpaceInfo, source: Path) -> None:
+    obs, action = info.observation_space.shape, info.action_space.shape or ()
+    for clip in (clip for query in queries for clip in query.clips):
+        if (clip.obs.shape[1:], clip.actions.shape[1:]) != (obs, action):
+            raise ConfigError(
+                f"`preferences` names {source}, whose clips have observations of shape "
+                f"{clip.obs.shape[1:]} and actions of shape {clip.actions.shape[1:]}; here they "
+                f"have {obs} and {action}. Take the `--obs-keys` and `--env-kwargs` of that run."
+            )

@@ -105,7 +105,7 @@ class EnsembleRewardModel:
         if len(trained) == 0:
             raise DataError(
                 f"no preference to train on: {len(preferences)} given, 0 not skipped; answer more "
-                "queries."
+                "queries, or take one of these answers back and give it anew."
             )
         heldout = heldout_mask(trained.query_ids, fit.heldout_fraction)
         if heldout.all():  # a handful of answers: better none to validate on than none to learn

@@ -204,7 +204,7 @@ class TextRewardModel:
         if len(trained) == 0:
             raise DataError(
                 f"no preference to train on: {len(preferences)} given, 0 not skipped; answer more "
-                "queries."
+                "queries, or take one of these answers back and give it anew."
             )
         table = pair_table(trained, self.tokenizer, self.limits)
         return self.fit_table(table, rng, started=started)

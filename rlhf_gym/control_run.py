@@ -25,6 +25,7 @@ __all__ = [
     "build_control_reward_model",
     "labels_of_rounds",
     "prepare_control",
+    "refuse_disagreement_of_one",
     "with_label_noise",
 ]
 
@@ -47,6 +48,8 @@ def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
     settings = align(settings, info.horizon, fixed=config.hyperparameters)
     steps = config.steps or settings.n_timesteps
     config = dataclasses.replace(config, clip_length=clip_length)
+    if config.reward_model == "ensemble":
+        refuse_disagreement_of_one(config, config.ensemble.n_members)
     plan = _plan(config, settings, info, steps)
     resolved = dataclasses.replace(
         config,
@@ -61,6 +64,15 @@ def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
 def _usual_clip_length(horizon: int | None) -> int:
     """50 steps, but a part of the episode: whole episodes tell little about single steps."""
     return 50 if horizon is None else max(min(50, horizon * 2 // 5), 1)
+
+
+def refuse_disagreement_of_one(config: TrainConfig, n_members: int) -> None:
+    """Asked for before the run: the first round, which asks at random, would not notice."""
+    if config.acquisition == "disagreement" and n_members < 2:
+        raise ConfigError(
+            f"`--acquisition disagreement` needs a reward model of at least 2 members, found "
+            f"{n_members}; raise `n_members`, or use `entropy` or `uniform`."
+        )
 
 
 def with_label_noise(config: TrainConfig) -> RewardModelSettings:
@@ -80,15 +92,14 @@ def with_label_noise(config: TrainConfig) -> RewardModelSettings:
 def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int) -> Plan:
     assert config.clip_length is not None, "resolved by now"
     unit = settings.steps_unit(info.horizon)
-    initial = config.initial_labels
-    n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
-    if (steps - n_warm_up) // unit == 1:  # a single round asks everything at once
-        initial = 1.0
-        n_warm_up = _warm_up_steps(config, settings, info, steps, initial)
+    n_warm_up, initial = _warm_up(config, settings, info, steps)
     if n_warm_up + unit > steps:
+        enough = steps
+        while (needed := _warm_up(config, settings, info, enough)[0] + unit) > enough:
+            enough = needed
         raise ConfigError(
             f"`steps` is {steps}, too few for {n_warm_up} steps of warm-up and one update of "
-            f"{unit} steps; pass `--steps {n_warm_up + unit}` or more, or fewer `--labels`."
+            f"{unit} steps; pass `--steps {enough}` or more, or fewer `--labels`."
         )
     rounds = min(config.rounds, (steps - n_warm_up) // unit)
     return Plan(
@@ -117,16 +128,33 @@ def labels_of_rounds(config: TrainConfig, rounds: int, initial: float) -> list[i
     return [n * config.answers_per_query for n in queries]
 
 
+def _warm_up(
+    config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int
+) -> tuple[int, float]:
+    """Steps of warm-up, and the share of all answers that is asked for behind it."""
+    initial = 1.0 if config.rounds == 1 else config.initial_labels
+    n_steps = _warm_up_steps(config, settings, info, steps, initial)
+    if (steps - n_steps) // settings.steps_unit(info.horizon) != 1:
+        return n_steps, initial
+    # A single round asks everything at once.
+    return _warm_up_steps(config, settings, info, steps, 1.0), 1.0
+
+
 def _warm_up_steps(
     config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int, initial: float
 ) -> int:
     """The share asked for, but `clip_length` steps per first question if half the budget allows."""
     assert config.clip_length is not None
-    needed = math.ceil(config.labels * initial) * config.clip_length
+    n_questions = math.ceil(config.labels // config.answers_per_query * initial)
+    needed = n_questions * config.clip_length
     per_env = max(steps * config.warm_up, min(needed, steps / 2)) / settings.n_envs
     # Whole episodes where the budget allows them, so that the first clips show all of one.
     whole = info.horizon if info.horizon and per_env > info.horizon / 2 else 1
-    return max(round(per_env / whole) * whole, config.clip_length) * settings.n_envs
+    # A question needs two clips: of two envs, or of one that goes on for another step or episode.
+    least = config.clip_length
+    if settings.n_envs == 1:
+        least = 2 * least if least == info.horizon else least + 1
+    return max(round(per_env / whole) * whole, least) * settings.n_envs
 
 
 def build_control_agent(prepared: Prepared) -> Any:

@@ -8,16 +8,18 @@ the checkpoint at its end: a run that is killed and resumed ends bit for bit lik
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from rlhf_gym.data import Query
+from rlhf_gym.data import Query, Trajectory
+from rlhf_gym.errors import DataError
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
-from rlhf_gym.feedback.acquisition import uniform
+from rlhf_gym.feedback.acquisition import count_pairs, uniform
 from rlhf_gym.feedback.answer_sources import AnswerSource, Due
+from rlhf_gym.feedback.given import count_asked
 from rlhf_gym.feedback.pooling import Pooling, pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
@@ -25,7 +27,7 @@ from rlhf_gym.runs import Run
 from rlhf_gym.scored import scored_figures
 from rlhf_gym.seeding import generator, stream
 
-__all__ = ["Parts", "Plan", "RoundObserver", "run_rounds"]
+__all__ = ["Parts", "Plan", "RoundObserver", "n_steps_of", "run_rounds"]
 
 _FRESH_CLIPS = 200
 
@@ -98,11 +100,26 @@ class _Clock:
 
 
 def run_rounds(
-    parts: Parts, plan: Plan, run: Run, observer: RoundObserver, first_round: int
+    parts: Parts,
+    plan: Plan,
+    run: Run,
+    observer: RoundObserver,
+    first_round: int = 0,
+    fitted_to: int | None = None,
 ) -> None:
-    """Play all rounds from `first_round` on, each ending in metrics and a checkpoint."""
-    earlier = run.metrics()
-    fitted_to = earlier[-1].get("last_sequence") if earlier else None
+    """Play all rounds from `first_round` on, each ending in metrics and a checkpoint.
+
+    Args:
+        parts: As the checkpoint before `first_round` left them.
+        plan: What each round may spend.
+        run: Where metrics and checkpoints go.
+        observer: Is told how it goes.
+        first_round: The first one to play.
+        fitted_to: The last answer that the reward model was fitted to, as the checkpoint has it.
+
+    Raises:
+        DataError: the first round finds no two clips to compare.
+    """
     for round_ in range(first_round, plan.n_rounds):
         clock = _Clock(observer)
         metrics = _play_round(parts, plan, round_, clock, fitted_to)
@@ -135,11 +152,8 @@ def _play_round(
 
     signal = Signal(source="true")
     if plan.source == "learned":
-        if plan.labels[round_] > 0:
-            with clock("label", "asking"):
-                _ask(parts, plan, round_)
-                due = Due(round_, plan.n_given + sum(plan.labels[: round_ + 1]))
-                parts.answers.collect(parts.store, due)
+        with clock("label", "asking"):
+            parts.answers.collect(parts.store, _ask(parts, plan, round_))
         # What the round is trained on, whoever answers while it goes on.
         metrics["last_sequence"] = parts.store.last_sequence
         preferences = parts.store.preferences(
@@ -165,17 +179,39 @@ def _play_round(
             rng = generator(plan.seed, "fresh clips", round_)
             fresh = agent.clips(_FRESH_CLIPS, plan.clip_length, rng)
             metrics["reward_correlation"] = reward_correlation(fresh, reward_model)
-    metrics["eval_steps"] = sum(len(episode) for episode in episodes)
+    metrics["eval_steps"] = n_steps_of(episodes, agent)
     metrics[agent.counts] = agent.n_steps_done
     return metrics
 
 
-def _ask(parts: Parts, plan: Plan, round_: int) -> None:
-    """Post this round's queries."""
-    n_queries = plan.labels[round_] // plan.answers_per_query
+def n_steps_of(episodes: Sequence[Trajectory], agent: Agent) -> int:
+    """What episodes cost in the agent's own unit: env steps, or completions, one each."""
+    return sum(map(len, episodes)) if agent.counts == "env_steps" else len(episodes)
+
+
+def _ask(parts: Parts, plan: Plan, round_: int) -> Due:
+    """Post this round's queries, and those for which earlier rounds found too few pairs."""
+    n_before = count_asked(parts.store, before_round=round_)
+    n_queries = sum(plan.labels[: round_ + 1]) // plan.answers_per_query - n_before
+    if n_queries > 0:
+        n_queries = _post(parts, plan, round_, n_queries)
+    n_answers = (n_before + n_queries) * plan.answers_per_query
+    return Due(round_, n_answers, n_given=plan.n_given, n_new=n_queries)
+
+
+def _post(parts: Parts, plan: Plan, round_: int, n_queries: int) -> int:
+    """Post so many queries, or as many as there are pairs; returns their number."""
     rng = generator(plan.seed, "queries", round_)
     clips = parts.agent.clips(n_queries * parts.agent.clips_per_query, plan.clip_length, rng)
     full = {clip.id: clip for clip in clips}
+    # Completions that all come out alike, say: the next round asks what is missing here.
+    n_queries = min(n_queries, count_pairs(clips))
+    if n_queries == 0 and round_ == 0 and plan.n_given == 0:
+        raise DataError(
+            f"the {len(clips)} clips of the first round hold no two different ones to compare; "
+            "raise `--warm-up` for robots; for texts take a model whose completions of a prompt "
+            "differ."
+        )
     blind = [clip.without_true_rewards() for clip in full.values()]
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.
     choose: Acquisition = parts.acquisition if round_ > 0 else uniform
@@ -185,6 +221,7 @@ def _ask(parts: Parts, plan: Plan, round_: int) -> None:
         for i, (first, second) in enumerate(pairs)
     ]
     parts.store.post(queries, n_wanted=plan.answers_per_query)
+    return len(queries)
 
 
 def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:

@@ -166,8 +166,9 @@ class Run:
                 rounds.append(dict(json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise errors.CorruptDataError(
-                    f"line {number} of {self.metrics_path} is not a JSON object ({error}); delete "
-                    "that line: it is a record only, nothing is trained from it."
+                    f"line {number} of {self.metrics_path} is not a JSON object ({error}); put "
+                    "it back from a copy. Without that line the run still resumes to the same "
+                    "weights, but a replay of it does not know what that round was trained on."
                 ) from error
         return rounds
 

@@ -18,7 +18,7 @@ from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table, with_no
 from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.files import write_json
-from rlhf_gym.loop import Parts
+from rlhf_gym.loop import Parts, n_steps_of
 from rlhf_gym.protocols import RewardModel
 from rlhf_gym.runs import Run
 from rlhf_gym.scored import COMPONENT, scored_figures
@@ -53,7 +53,7 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         "reward": config.reward,
         "n_rounds": len(metrics),
         parts.agent.counts: parts.agent.n_steps_done,
-        "eval_steps": sum(len(t) for t in episodes) + sum(m["eval_steps"] for m in metrics),
+        "eval_steps": n_steps_of(episodes, parts.agent) + sum(m["eval_steps"] for m in metrics),
         # People may answer on after the last fit: what counts is what was trained on.
         "n_labels": _last(metrics, "n_labels") or 0,
         **evaluation.figures(),

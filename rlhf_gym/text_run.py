@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_gym.agents.text.agent_settings import TextAgentSettings, load_text_settings
 from rlhf_gym.config import from_mapping
-from rlhf_gym.control_run import labels_of_rounds, with_label_noise
+from rlhf_gym.control_run import labels_of_rounds, refuse_disagreement_of_one, with_label_noise
 from rlhf_gym.data import Preference
 from rlhf_gym.device import resolve_device
 from rlhf_gym.errors import ConfigError
@@ -57,7 +57,7 @@ def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
 
 def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
     """Refuse now what would fail only after fine-tuning, or have no effect."""
-    _reward_settings(config, settings)
+    refuse_disagreement_of_one(config, _reward_settings(config, settings).n_members)
     fit = dataclasses.replace(config.ensemble.fit, label_noise=None)
     given = {
         "--horizon": config.horizon is not None,
@@ -72,6 +72,11 @@ def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
             f"{', '.join(without_effect)}: of no effect on {config.env}, where a clip is a whole "
             "text; leave it away. Settings of a text's reward model stand under `reward_model` in "
             "the hyper-parameters."
+        )
+    if config.algo in _DIRECT and config.reward == "true":
+        raise ConfigError(
+            f"`--algo {config.algo}` learns from answers, and with `--reward true` nobody is "
+            "asked; take `--algo ppo` for the yardstick, or leave `--reward` away."
         )
     if config.algo in _DIRECT and config.acquisition in ("disagreement", "entropy"):
         raise ConfigError(

@@ -62,7 +62,7 @@ def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) 
     started = time.perf_counter()
     prepared = prepare(config)
     # First, so that a mistake leaves no folder behind.
-    players = _build_players(prepared, _read_given(prepared.config))
+    players = _build_players(prepared, _read_given(prepared))
     files = {
         "config.yaml": to_yaml(prepared.config),
         "provenance.json": json.dumps(provenance(sys.argv), indent=2),
@@ -164,8 +164,10 @@ def _build_players(prepared: Prepared, given: Given | None) -> _Players:
     )
 
 
-def _read_given(config: TrainConfig) -> Given | None:
-    return None if config.preferences is None else read_given(Path(config.preferences), config.env)
+def _read_given(prepared: Prepared) -> Given | None:
+    if (source := prepared.config.preferences) is None:
+        return None
+    return read_given(Path(source), prepared.info, is_text=prepared.is_text)
 
 
 def build_and_close(prepared: Prepared) -> None:
@@ -174,7 +176,7 @@ def build_and_close(prepared: Prepared) -> None:
     Raises:
         RlhfGymError: what `train` would raise before its first step.
     """
-    players = _build_players(prepared, _read_given(prepared.config))
+    players = _build_players(prepared, _read_given(prepared))
     players.agent.close()
 
 
@@ -188,11 +190,13 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         store = stack.enter_context(PreferenceStore(run.store_folder))
         # Given once: after a kill the source may have changed, or moved.
         if config.preferences is not None and not count_given(store):
-            add_given(store, players.given or read_given(Path(config.preferences), config.env))
+            given = players.given or _read_given(prepared)
+            assert given is not None
+            add_given(store, given)
         plan = dataclasses.replace(plan, n_given=count_given(store))
         agent.log_to(run.tb_folder)
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
-        first_round = _restore(run, parts)
+        first_round, fitted_to = _restore(run, parts)
         console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
         labels = sum(plan.labels) if plan.source == "learned" else 0
         progress = make_progress(config.steps or 0, labels, console)
@@ -207,11 +211,13 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         setup = time.perf_counter() - started
         try:
             with progress:
-                run_rounds(parts, plan, run, progress, first_round)
+                run_rounds(parts, plan, run, progress, first_round, fitted_to)
                 progress.phase("final evaluation")
                 write_summary(run, config, parts, setup)
         except KeyboardInterrupt:
-            done = len(run.metrics())
+            # A round's metrics are written before its checkpoint, without which it is played again.
+            checkpoint = run.latest_checkpoint()
+            done = 0 if checkpoint is None else checkpoint.round + 1
             console.print(
                 f"Stopped after {done} of {plan.n_rounds} rounds; these are saved. Continue with\n"
                 f"  rlhf-gym train --resume {run.folder}",
@@ -221,14 +227,18 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
             raise
 
 
-def _restore(run: Run, parts: Parts) -> int:
-    """Load the last checkpoint and forget what came after it; returns the next round."""
+def _restore(run: Run, parts: Parts) -> tuple[int, int | None]:
+    """Load the last checkpoint and forget what came after it.
+
+    Returns:
+        The next round, and the last answer that the reward model knows.
+    """
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         run.trim_metrics(0)
-        return 0
+        return 0, None
     parts.agent.load(checkpoint.folder)
     if parts.reward_model is not None:
         parts.reward_model.load(checkpoint.folder)
     run.trim_metrics(checkpoint.round + 1)
-    return checkpoint.round + 1
+    return checkpoint.round + 1, checkpoint.state["last_sequence"]

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from rlhf_gym.agents.text.agent import TextAgent
+from rlhf_gym.agents.text.agent_settings import TextAgentSettings
 from rlhf_gym.agents.text.ppo_trainer import TextPPOTrainer
 from rlhf_gym.data import RewardBatch
 from rlhf_gym.errors import ConfigError
@@ -56,7 +57,7 @@ class TextPPOAgent(TextAgent):
         """Examples of the task's corpus, the same after resuming; None where they count nothing."""
         if self.settings.ppo.ptx_coef == 0:
             return None
-        n = max(self.settings.n_sft_examples, 1)
+        n = self.settings.n_sft_examples or TextAgentSettings.n_sft_examples
         data = self._corpus(np.random.default_rng(self.seed), n)
         return data.batch(self.lm, range(n))
 

@@ -189,6 +189,13 @@ def test_networks_are_drawn_anew_once_when_their_share_of_the_run_is_over(tmp_pa
     assert restarts(resumed, signal(), 2) == [False, False]
 
 
+def test_a_restart_due_before_anything_is_learned_waits(tmp_path: Path) -> None:
+    agent = make_agent(restart_at=0.25, learning_rate=1e-12)
+    agent.begin_round(stream(3, "round", 0))
+    agent.warm_up(400)  # of 1,000: more than the quarter
+    assert restarts(agent, signal(), 3) == [False, True, False]
+
+
 def test_networks_stay_without_a_restart_and_on_the_true_reward() -> None:
     assert not any(restarts(make_agent(learning_rate=1e-12), signal(), 4))
     agent = make_agent(restart_at=0.25, learning_rate=1e-12)

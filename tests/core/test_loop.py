@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_gym.data import Choice, Clip, Preference, Trajectory
+from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.answer_sources import Due
 from rlhf_gym.feedback.store import PreferenceStore
@@ -29,6 +30,8 @@ class Learner:
     clips_per_query: int = 2
     n_steps_done: int = 0
     signals: list[Signal] = field(default_factory=list)
+    n_clips: list[int] = field(default_factory=list)
+    """Clips that each next call finds; empty for as many as are asked for."""
 
     def begin_round(self, seed: np.random.SeedSequence) -> None:
         pass
@@ -37,6 +40,7 @@ class Learner:
         self.n_steps_done += n_steps
 
     def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        n = min(n, self.n_clips.pop(0)) if self.n_clips else n
         return [self.make_clip(length) for _ in range(n)]
 
     def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
@@ -89,6 +93,17 @@ class Desk:
             )
 
 
+class AllFirst:
+    """Answers at once; notes what was due."""
+
+    def __init__(self) -> None:
+        self.dues: list[Due] = []
+
+    def collect(self, store: PreferenceStore, due: Due) -> None:
+        self.dues.append(due)
+        store.answer([Preference(q, Choice.FIRST, "rule") for q in store.open_queries()])
+
+
 class Quiet:
     def phase(self, name: str) -> None:
         pass
@@ -121,3 +136,59 @@ def test_answers_of_several_labellers_are_pooled_for_whoever_learns_from_them(
             assert len(preferences) == N_QUERIES and certainty.min() > 0.4
     # What people gave is counted in answers, whatever is made of them.
     assert run.metrics()[0]["n_labels"] == 3 * N_QUERIES
+
+
+def play(folder: Path, agent: Learner, plan: Plan, source: AllFirst, **where: int) -> Fitted:
+    model = Fitted()
+    run = Run(folder) if folder.exists() else Run.create(folder)
+    with PreferenceStore(run.store_folder) as store:
+        run_rounds(Parts(agent, store, source, uniform, model), plan, run, Quiet(), **where)
+    return model
+
+
+def test_questions_that_found_no_pair_are_asked_in_the_next_round(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    # Four clips make 6 pairs of the 10 wanted; nine are for the correlation; one makes none.
+    agent, source = Learner(make_clip, n_clips=[4, 9, 1]), AllFirst()
+    plan = Plan(0, [10, 2, 2, 0], [10] * 4, 5, clip_length=4, eval_episodes=1)
+    model = play(tmp_path / "run", agent, plan, source)
+    n_labels = [row["n_labels"] for row in Run(tmp_path / "run").metrics()]
+    # 10 and 2 were planned for the first two rounds, 14 in all.
+    assert n_labels == [6, 6, 14, 14]
+    assert [(due.n_answers, due.n_new) for due in source.dues] == [(6, 6), (6, 0), (14, 8), (14, 0)]
+    assert len(model.fits) == 2, "where nothing new was answered, nothing is fitted"
+
+
+def test_a_first_round_without_any_pair_says_so(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [10], [10], 5, clip_length=4, eval_episodes=1)
+    with pytest.raises(DataError, match="1 clips of the first round hold no two different ones"):
+        play(tmp_path / "run", Learner(make_clip, n_clips=[1]), plan, AllFirst())
+
+
+def test_a_round_that_asks_nothing_still_collects_what_people_said_since(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    class Late(AllFirst):
+        def collect(self, store: PreferenceStore, due: Due) -> None:
+            store.answer([Preference(q, Choice.FIRST, "human") for q in store.open_queries(2)])
+
+    plan = Plan(0, [5, 0, 0, 0], [10] * 4, 5, clip_length=4, eval_episodes=1)
+    model = play(tmp_path / "run", Learner(make_clip), plan, Late())
+    # Two answers a round; in the last one none is new.
+    assert [len(fitted) for fitted in model.fits] == [2, 4, 5]  # type: ignore[arg-type]  # sized
+
+
+def test_what_the_model_was_fitted_to_comes_from_the_checkpoint(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [5, 0], [10] * 2, 5, clip_length=4, eval_episodes=1)
+    play(tmp_path / "run", Learner(make_clip), plan, AllFirst())
+    checkpoint = Run(tmp_path / "run").latest_checkpoint()
+    assert checkpoint is not None and checkpoint.state["last_sequence"] == 5
+    run = Run(tmp_path / "run")
+    run.trim_metrics(0)  # metrics are a record only
+    again = play(run.folder, Learner(make_clip), plan, AllFirst(), first_round=1, fitted_to=5)
+    assert again.fits == [], "the model knows all five answers"

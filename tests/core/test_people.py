@@ -176,7 +176,7 @@ def test_a_labeller_is_not_done_by_what_was_given(labelled: Run, tmp_path: Path)
     config = dataclasses.replace(SMALL, preferences=str(labelled.folder), labels=8)
     run = Run.create(tmp_path / "run", {"config.yaml": to_yaml(training.prepare(config).config)})
     with PreferenceStore(run.store_folder) as store:
-        n_given = add_given(store, read_given(labelled.folder, SMALL.env))
+        n_given = add_given(store, read_given(labelled.folder, training.prepare(config).info))
     with open_sitting(run.folder, LabelOptions(labeller="anna")) as session:
         assert session.total == n_given + 8
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rlhf_gym import training
+from rlhf_gym.agents.text.agent_settings import TextAgentSettings
 from rlhf_gym.errors import ConfigError, UnknownNameError
 from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.feedback.splits import heldout_mask
@@ -142,6 +143,28 @@ def test_dpo_needs_no_reward_model(tmp_path: Path) -> None:
     assert all(math.isfinite(row["dpo_loss"]) for row in run.metrics())
     with pytest.raises(ConfigError, match="learns without a reward model"):
         fit_run(run.folder, "cpu", None)
+
+
+def test_what_direct_methods_cannot_learn_from_is_refused_before_fine_tuning(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=r"`--algo dpo` learns from answers.*`--algo ppo`"):
+        training.train(with_(algo="dpo", reward="true"), tmp_path / "dpo", quiet=True)
+    one = {**SMALL.hyperparameters, "reward_model": {"n_members": 1}}
+    with pytest.raises(ConfigError, match="at least 2 members, found 1"):
+        training.train(
+            with_(acquisition="disagreement", hyperparameters=one), tmp_path / "one", quiet=True
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_fine_tuning_the_mix_is_of_many_examples_all_the_same(tmp_path: Path) -> None:
+    ppo = {**SMALL.hyperparameters["ppo"], "ptx_coef": 0.1}
+    config = with_(hyperparameters={**SMALL.hyperparameters, "n_sft_examples": 0, "ppo": ppo})
+    agent = training.build_agent(training.prepare(config))
+    agent.begin_round(np.random.SeedSequence(0))
+    agent.warm_up(0)
+    assert len(agent.trainer.ptx) == TextAgentSettings().n_sft_examples
 
 
 def test_the_corpus_may_be_kept_up_while_ppo_trains(finished: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,39 @@ def test_a_teacher_in_the_process_answers_what_is_open_and_nothing_twice(store) 
 def test_people_are_waited_for_by_the_schedule_less_the_slack(
     slack: float, wait: bool, round_: int, n_answers: int, needed: int
 ) -> None:
-    assert People(slack=slack, wait=wait).n_needed(Due(round_, n_answers)) == needed
+    people = People(slack=slack, wait=wait)
+    assert people.n_needed(Due(round_, n_answers)) == needed
+    # Answers that were given before the first question were not asked for, and wait for nobody.
+    assert people.n_needed(Due(round_, n_answers, n_given=700)) == 700 + needed
+
+
+def test_a_round_that_asks_nothing_waits_for_nobody(store) -> None:
+    def never(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    store.post(queries(0, 2))
+    People(slack=0.0, sleep=never).collect(store, Due(1, 2, n_new=0))
+
+
+def test_the_first_round_waits_for_an_answer_that_says_something(store) -> None:
+    """A reward cannot be fitted to "can't tell" alone, and there are questions left."""
+    asked = queries(0, 5)
+    store.post(asked)
+    store.answer([replace(answer(query), choice=Choice.SKIP) for query in asked[:4]])
+    slept: list[float] = []
+
+    def label_one(seconds: float) -> None:
+        slept.append(seconds)
+        store.answer([answer(asked[4])])
+
+    People(slack=0.2, sleep=label_one).collect(store, Due(0, 5))
+    assert len(slept) == 1
+    # With nothing open there is nobody to wait for: the fit says what is wrong.
+    skipped = [replace(answer(query), choice=Choice.SKIP) for query in queries(0, 2)]
+    with PreferenceStore(store.path.parent / "other") as other:
+        other.post([p.query for p in skipped])
+        other.answer(skipped)
+        People(sleep=lambda s: pytest.fail("it waits")).collect(other, Due(0, 2))
 
 
 def test_a_round_goes_on_with_the_answer_that_was_missing(store) -> None:

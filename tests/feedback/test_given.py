@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.answer_sources import Due, Replay
 from rlhf_gym.feedback.given import add_given, count_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.protocols import SpaceInfo
+from rlhf_gym.text_clips import text_clip
+
+INFO = SpaceInfo("Env-v0", spaces.Box(-9, 9, (3,)), spaces.Box(-1, 1, (1,)), 4)
+WIDE = replace(INFO, observation_space=spaces.Box(-9, 9, (4,)))
 
 
 def clip(i: int, context: str = "Env-v0", size: int = 3) -> Clip:
@@ -37,7 +44,7 @@ def filled(folder: Path, context: str = "Env-v0", size: int = 3) -> Path:
 def test_standing_answers_count_from_round_0_on_with_their_clips(tmp_path: Path) -> None:
     source = filled(tmp_path / "old")
     with PreferenceStore(tmp_path / "new") as store:
-        assert add_given(store, read_given(source, "Env-v0")) == count_given(store) == 2
+        assert add_given(store, read_given(source, INFO)) == count_given(store) == 2
         given = store.preferences(first_rounds=1)
         assert sorted((p.labeller, p.choice.value) for p in given) == [
             ("a", "second"),
@@ -54,19 +61,19 @@ def test_standing_answers_count_from_round_0_on_with_their_clips(tmp_path: Path)
 def test_giving_twice_adds_nothing_and_later_more_only_what_is_new(tmp_path: Path) -> None:
     source = filled(tmp_path / "old")
     with PreferenceStore(tmp_path / "new") as store:
-        add_given(store, read_given(source, "Env-v0"))
+        add_given(store, read_given(source, INFO))
         before = store.counts(), store.last_sequence
-        assert add_given(store, read_given(source, "Env-v0")) == 2
+        assert add_given(store, read_given(source, INFO)) == 2
         assert (store.counts(), store.last_sequence) == before
         # An answer to an earlier pair shifts every position in the source, and no id here.
         with PreferenceStore(source) as old:
             old.answer([Preference(old.open_queries()[0], Choice.FIRST, "human", "c")])
-        assert add_given(store, read_given(source, "Env-v0")) == 3
+        assert add_given(store, read_given(source, INFO)) == 3
         assert (store.counts()["n_answers"], store.counts()["n_queries"]) == (3, 2)
 
 
 def test_a_replay_that_is_given_the_same_has_them_once(tmp_path: Path) -> None:
-    given = read_given(filled(tmp_path / "old"), "Env-v0")
+    given = read_given(filled(tmp_path / "old"), INFO)
     own = Query((clip(8), clip(9)), 1, 0, 0)
     with PreferenceStore(tmp_path / "recorded") as store:
         add_given(store, given)
@@ -83,11 +90,34 @@ def test_a_replay_that_is_given_the_same_has_them_once(tmp_path: Path) -> None:
 def test_answers_about_another_env_are_refused(tmp_path: Path) -> None:
     source = filled(tmp_path / "old", "Other-v0")
     with pytest.raises(ConfigError, match="about Other-v0; this run is about Env-v0"):
-        read_given(source, "Env-v0")
+        read_given(source, INFO)
+
+
+def test_clips_that_do_not_fit_this_runs_spaces_are_refused_first(tmp_path: Path) -> None:
+    source = filled(tmp_path / "old")
+    with pytest.raises(ConfigError, match=r"shape \(3,\).*here they have \(4,\).*--obs-keys"):
+        read_given(source, WIDE)
+    with pytest.raises(ConfigError, match=r"actions of shape \(1,\); here they have .* \(2,\)"):
+        read_given(source, replace(INFO, action_space=spaces.MultiDiscrete([3, 3])))
+
+
+def test_texts_carry_over_from_one_text_task_to_another(tmp_path: Path) -> None:
+    pairs = [
+        Query((text_clip(f"Q{i}", "one", True), text_clip(f"Q{i}", "two", True)), 7, 0, i)
+        for i in range(5)
+    ]
+    with PreferenceStore(tmp_path / "old") as store:
+        store.post(pairs)
+        store.answer([Preference(pair, Choice.FIRST, "human") for pair in pairs])
+    assert len(read_given(tmp_path / "old", INFO, is_text=True).records) == 5
+    with pytest.raises(ConfigError, match=r"about text:\w+, text:\w+, text:\w+ and 2 more; this"):
+        read_given(tmp_path / "old", INFO)
+    with pytest.raises(ConfigError, match="about Env-v0; this run"):
+        read_given(filled(tmp_path / "robot"), INFO, is_text=True)
 
 
 def test_clips_of_another_shape_are_refused(tmp_path: Path) -> None:
-    given = read_given(filled(tmp_path / "old", size=4), "Env-v0")
+    given = read_given(filled(tmp_path / "old", size=4), WIDE)
     with PreferenceStore(tmp_path / "new") as store:
         store.post([Query((clip(8), clip(9)), 1, 0, 0)])
         with pytest.raises(DataError, match="obs"):
@@ -98,7 +128,7 @@ def test_clips_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_a_store_without_answers_is_refused(tmp_path: Path) -> None:
     PreferenceStore(tmp_path / "old").close()
     with pytest.raises(ConfigError, match="holds no answer"):
-        read_given(tmp_path / "old", "Env-v0")
+        read_given(tmp_path / "old", INFO)
 
 
 def test_a_damaged_answer_is_left_to_who_reads_it(tmp_path: Path) -> None:
