@@ -33,6 +33,7 @@ from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env, space_info
 from rlhf_gym.envs.picture_info import has_sim_states, make_pictured_env
+from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.protocols import Signal, SpaceInfo
 from rlhf_gym.seeding import torch_seed
@@ -86,6 +87,8 @@ class PPOAgent:
         make_training_env = self._make_env
         if record_pictures and not has_sim_states(self._evaluation_envs[0]):
             make_training_env = lambda: make_pictured_env(env_id, env_kwargs)  # noqa: E731
+        elif record_pictures and not SimStateReader(self._evaluation_envs[0]).has_physics:
+            make_pictured_env(env_id, env_kwargs).close()  # it draws its states itself: can it?
         self.venv = SerialVecEnv(
             [lambda: hide_reward(Monitor(make_training_env()))] * self.settings.n_envs
         )

@@ -95,8 +95,8 @@ def make_pictured_env(
         env: gym.Env[Any, Any] = make_env(env_id, render_mode="rgb_array", env_kwargs=env_kwargs)
     except ConfigError as error:
         raise ConfigError(
-            f"{env_id} has nothing to show people: no simulator state to draw its clips from, and "
-            'no render mode "rgb_array" to take pictures with while it acts. Take `render_mode` in '
+            f"{env_id} has nothing to show people: no MuJoCo model to draw its clips from, and "
+            'no render mode "rgb_array" to draw or take pictures with. Take `render_mode` in '
             'its constructor, list "rgb_array" in `metadata["render_modes"]` and define `render`; '
             "or let a program answer (`--teacher`)."
         ) from error

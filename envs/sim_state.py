@@ -60,13 +60,21 @@ class SimStateReader:
         """Whether the env has a state at all: a MuJoCo model, or the hook."""
         return self._has_hook or self._physics_size() > 0
 
+    @property
+    def has_physics(self) -> bool:
+        """Whether part of the state is that of a MuJoCo `model` and `data`."""
+        return self._physics_size() > 0
+
     def _physics_size(self) -> int:
         """Number of physics values; 0 without MuJoCo. An env may swap its model at reset."""
         if self._mujoco is None:
             return 0
         model = getattr(self._env, "model", None)
         if model is not self._model:
-            is_mujoco = isinstance(model, self._mujoco.MjModel)
+            data = getattr(self._env, "data", None)
+            is_mujoco = isinstance(model, self._mujoco.MjModel) and isinstance(
+                data, self._mujoco.MjData
+            )
             self._model = model
             self._n_physics = self._mujoco.mj_stateSize(model, self._flags) if is_mujoco else 0
         return self._n_physics

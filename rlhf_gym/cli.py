@@ -184,6 +184,8 @@ def _export(
             "agent, `--sb3 agent.zip`; name one of the two."
         )
     if sb3 is not None:
+        if (file_format, ties) != ("jsonl", "drop"):
+            raise ConfigError("`--format` and `--ties` are of preferences; leave them out.")
         from rlhf_gym.offline import export_run
 
         for path in export_run(folder, sb3):

@@ -41,5 +41,7 @@ class LabelOptions:
     """Height and width of the pictures of a robot, 64 to 1024."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.gold <= 1:
+            raise ConfigError(f"`gold` is {self.gold} (--gold), expected a share from 0 to 1.")
         if not 64 <= self.pixels <= 1024:
             raise ConfigError(f"`pixels` is {self.pixels}, expected 64 to 1024.")

@@ -29,6 +29,13 @@ def print_labels(folder: Path, as_json: bool = False) -> None:
         Console().print(quality_report(quality, n_posted))
 
 
+def _confirmed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except (EOFError, RuntimeError):  # nobody is there to be asked; closed
+        return False
+
+
 def forget_labeller(folder: Path, labeller: str, yes: bool = False) -> None:
     """Delete all answers of a labeller from a run or a store, after asking.
 
@@ -49,7 +56,7 @@ def forget_labeller(folder: Path, labeller: str, yes: bool = False) -> None:
                 f"nobody called {labeller!r} answered anything in {folder}; there are: {known}."
             )
         question = f"Delete all answers of {labeller!r} in {folder}, for good? [y/N] "
-        if not yes and input(question).strip().lower() not in ("y", "yes"):
+        if not yes and not _confirmed(question):
             raise ConfigError("nothing was deleted; answer `y`, or pass `--yes`.")
         n_rows = store.forget_labeller(labeller)
     print(f"{n_rows} rows of {labeller!r} are deleted from {folder}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.rubrics import rubric_for
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
@@ -22,7 +23,7 @@ from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.train_config import TrainConfig, read_run_config
 
 __all__ = ["label_store", "open_sitting"]
 
@@ -126,7 +127,7 @@ def _total(store: PreferenceStore, task: _Task) -> int:
 def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
     config = None
     if (folder / "config.yaml").exists():
-        config = from_yaml(TrainConfig, Run.open(folder).config_path)
+        config = read_run_config(Run.open(folder))
     contexts = store.rows("SELECT context FROM clips LIMIT 1")
     if contexts and contexts[0][0].startswith("text:"):
         return _Task(None, config)
@@ -142,7 +143,9 @@ def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
 
 def _worker(folder: Path, task: _Task, env_id: str, pixels: int) -> RenderWorker:
     kwargs = task.config.make_env_kwargs() if task.config else {}
-    cache = FrameCache(folder / "cache" / "frames")
+    # A folder for each env: what another `--env` drew of the same clips is another picture.
+    drawn_by = hashlib.sha256(json.dumps([env_id, kwargs], sort_keys=True, default=str).encode())
+    cache = FrameCache(folder / "cache" / "frames" / drawn_by.hexdigest()[:16])
     return RenderWorker(env_id, kwargs, cache, (pixels, pixels))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_gym.config import from_yaml
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.gl import has_display
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
 from rlhf_gym.text_clips import symbols_text
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.train_config import read_run_config
 from rlhf_gym.training import Prepared, build_agent, build_reward_model, prepare
 
 __all__ = ["evaluate_run", "export_run", "fit_run", "load_agent", "watch_run"]
@@ -31,7 +34,7 @@ class _Loaded:
 
 def _open(folder: Path) -> _Loaded:
     run = Run.open(folder)
-    prepared = prepare(from_yaml(TrainConfig, run.config_path))
+    prepared = prepare(read_run_config(run))
     torch.set_num_threads(prepared.config.threads)
     return _Loaded(run, prepared)
 
@@ -63,7 +66,13 @@ def load_agent(folder: Path, device: str | None = None) -> Any:
 
 
 def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
-    """Fit a fresh reward model to the answers of a run, and say how well it does."""
+    """Fit a fresh reward model to the answers of a run, and say how well it does.
+
+    Raises:
+        ConfigError: `out` holds something already, or the run's algorithm fits no reward model.
+    """
+    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
+        _refuse_existing([out])
     loaded = _open(folder)
     config = loaded.prepared.config
     prepared = replace(loaded.prepared, config=replace(config, device=device))
@@ -125,10 +134,25 @@ def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> N
     try:
         if missing is not None and _is_mujoco(env):
             raise missing
+        if video is None:
+            _require_display(env)
         watch_policy(env, lambda obs: agent.act(obs[None])[0], n_episodes, video, seed=seed)
     finally:
         env.close()
         agent.close()
+
+
+def _require_display(env: Any) -> None:
+    """Refuse a window that could not open, or that nobody would see.
+
+    Raises:
+        MissingDependencyError: no display; MuJoCo's own windows need a real one.
+    """
+    if not has_display() and (_is_mujoco(env) or not os.environ.get("SDL_VIDEODRIVER")):
+        raise MissingDependencyError(
+            "there is no display to watch on: neither DISPLAY nor WAYLAND_DISPLAY is set. Write a "
+            "video instead, `--video film.gif`, or run this where you have a desktop."
+        )
 
 
 def _require_method(agent: Any, name: str, command: str) -> None:
@@ -161,13 +185,33 @@ def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int) -
 
 
 def export_run(folder: Path, sb3: Path) -> list[Path]:
-    """Write stock Stable-Baselines3 files; returns what was written."""
+    """Write stock Stable-Baselines3 files; returns what was written.
+
+    Raises:
+        ConfigError: no .zip, no such folder, a file that is there already, or an agent that is not
+            SB3's; nothing was written.
+    """
     if sb3.suffix != ".zip":
         raise ConfigError(f"`--sb3` is {sb3}; Stable-Baselines3 reads files that end in .zip.")
+    if not sb3.parent.is_dir():
+        raise ConfigError(f"{sb3.parent} is not a folder; make it first, or write elsewhere.")
     agent = load_agent(folder)
     try:
         _require_method(agent, "export_sb3", "export --sb3")
-        written: list[Path] = agent.export_sb3(sb3)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=sb3.parent) as temporary:
+            written: list[Path] = agent.export_sb3(Path(temporary) / sb3.name)
+            targets = [sb3.with_name(path.name) for path in written]
+            _refuse_existing(targets)
+            for path, target in zip(written, targets, strict=True):
+                path.replace(target)
     finally:
         agent.close()
-    return written
+    return targets
+
+
+def _refuse_existing(paths: Iterable[Path]) -> None:
+    if there := [str(path) for path in paths if path.exists()]:
+        raise ConfigError(
+            f"{', '.join(there)}: already there, and nothing was written; remove what you do not "
+            "need, or give another name."
+        )

@@ -224,8 +224,8 @@ def _correlation(metrics: Metrics) -> Panel | None:
     ax.set_ylabel("correlation, clip returns")
     step_axis(ax, metrics)
     caption = (
-        "Correlation between learned and true return of clips that the model was not fitted to. "
-        "Known only because this task has a true reward."
+        "Correlation between learned and true return of random recent clips, some of which were "
+        "asked about. Known only because this task has a true reward."
     )
     return Panel("correlation", "reward", "Agreement with the true reward", caption, figure)
 

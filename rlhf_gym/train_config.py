@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlhf_gym.config import is_whole
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.config import from_yaml, is_whole
+from rlhf_gym.errors import ConfigError, SchemaError
 from rlhf_gym.feedback.settings import RewardModelSettings
+from rlhf_gym.runs import Run
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "read_run_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +142,30 @@ class TrainConfig:
         if self.obs_keys:
             kwargs["obs_keys"] = self.obs_keys
         return kwargs
+
+
+def read_run_config(run: Run) -> TrainConfig:
+    """The options that a run was made with.
+
+    Raises:
+        ConfigError: its config.yaml is malformed, or somebody wrote another option into it.
+        SchemaError: the same, and another version of rlhf_gym made the run.
+    """
+    try:
+        return from_yaml(TrainConfig, run.config_path)
+    except ConfigError as error:
+        made_by, here = _version_of(run), version("rlhf_gym")
+        if made_by in (None, here):
+            raise
+        raise SchemaError(
+            f"{run.folder} was made by rlhf_gym {made_by}, this is {here}, and its options cannot "
+            f"be read ({error}) Install that version: `pip install rlhf_gym=={made_by}`."
+        ) from error
+
+
+def _version_of(run: Run) -> str | None:
+    try:
+        found = json.loads((run.folder / "provenance.json").read_bytes())["versions"]["rlhf_gym"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)

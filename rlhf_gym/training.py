@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rlhf_gym.config import from_yaml, to_yaml
+from rlhf_gym.config import to_yaml
 from rlhf_gym.control_run import (
     build_control_agent,
     build_control_reward_model,
@@ -34,7 +34,7 @@ from rlhf_gym.registry import resolve
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import stream, torch_seed
 from rlhf_gym.summary import write_summary
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.train_config import TrainConfig, read_run_config
 
 __all__ = [
     "Prepared",
@@ -82,7 +82,7 @@ def resume(folder: Path, *, quiet: bool = False) -> Run:
     """
     started = time.perf_counter()
     run = Run.open(folder)
-    prepared = prepare(from_yaml(TrainConfig, run.config_path))
+    prepared = prepare(read_run_config(run))
     _train_on(run, prepared, _build_players(prepared, None), started, quiet)
     return run
 

@@ -145,7 +145,14 @@ def _play(
 
 
 def _frame(env: gym.Env[Any, Any]) -> Array:
-    return np.asarray(env.render())
+    try:
+        return np.asarray(env.render())
+    except NotImplementedError as error:
+        name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        raise ConfigError(
+            f"{name} names render mode {env.render_mode!r} in its metadata, but has no `render` "
+            "that draws it; define one."
+        ) from error
 
 
 def _checked(frames: Iterable[Array]) -> Iterator[Array]:

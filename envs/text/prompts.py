@@ -68,7 +68,10 @@ def read_prompts(path: str | Path) -> PromptTable:
             message names the line.
     """
     path = Path(path)
-    lines = _read_text(path).rstrip().split("\n")
+    lines = _read_text(path).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    lines = lines or [""]
     if path.suffix.lower() != ".jsonl":
         prompts = [line.removesuffix("\r") for line in lines]
         _refuse_empty(path, prompts)

@@ -60,8 +60,10 @@ def run_terminal(
         How many answers were given and not taken back.
 
     Raises:
-        ConfigError: the pairs are clips of an environment.
+        ConfigError: the pairs are clips of an environment, or the standard input is closed.
     """
+    if descriptor is None and sys.stdin is None:
+        raise ConfigError("the standard input is closed; answers come from there, key by key.")
     screen = console or Console(highlight=False)
     with KeyReader(sys.stdin.fileno() if descriptor is None else descriptor) as keys:
         by_key = keys.is_terminal and screen.is_terminal
@@ -154,7 +156,7 @@ class _Viewer:
         elif action == "diff":
             self._show_diff = not self._show_diff
         elif action == "comment" and session.pair is not None:
-            if self._by_key:
+            if self._keys.is_terminal:
                 self._comment, self._page = session.pair.comment, "comment"
             else:
                 session.comment(text)
@@ -162,6 +164,10 @@ class _Viewer:
             self._open("help" if action == "help" else "rubric")
 
     def _open(self, page: Literal["pair", "help", "rubric"]) -> None:
+        if not self._by_key and page != "pair":
+            # By lines nothing is turned: the next line is an answer already.
+            self._console.print(self._text_page(page))
+            return
         self._page, self._offset = page, 0
         self._session.cover(page != "pair")
 
@@ -217,15 +223,18 @@ class _Viewer:
 
     def _content(self) -> ConsoleRenderable:
         session = self._session
-        if self._page == "help":
-            return help_page(self._keymap)
-        if self._page == "rubric":
-            return rubric_page(session.rubric or "")
+        if self._page in ("help", "rubric"):
+            return self._text_page(self._page)
         if session.pair is not None and session.pair.text is not None:
             return pair_page(self._console, session.pair.text, show_diff=self._show_diff)
         if session.state in _ENDS:
             return Text(_ENDS[session.state])
         return Text(f"Waiting for new pairs. {session.status_line}".strip())
+
+    def _text_page(self, page: str) -> ConsoleRenderable:
+        return (
+            help_page(self._keymap) if page == "help" else rubric_page(self._session.rubric or "")
+        )
 
     def _notes(self) -> list[Text]:
         """Under the pair: what was wrong or right, the comment, the keys."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlhf_gym.config import from_yaml, to_yaml
-from rlhf_gym.errors import ConfigError
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.errors import ConfigError, SchemaError
+from rlhf_gym.runs import Run
+from rlhf_gym.train_config import TrainConfig, read_run_config
 
 
 def test_horizon_and_keys_join_the_arguments_of_the_env() -> None:
@@ -51,3 +53,13 @@ def test_contradictions_are_refused(options: dict[str, Any], named: str) -> None
 def test_numbers_of_numpys_are_saved_as_plain_ones() -> None:
     text = to_yaml(TrainConfig(seed=np.int64(3), warm_up=np.float64(0.25)))
     assert "seed: 3" in text and "warm_up: 0.25" in text
+
+
+def test_options_of_another_version_are_told_from_mistakes(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {"config.yaml": to_yaml(TrainConfig()) + "tomorrow: 3\n"})
+    with pytest.raises(ConfigError, match="unknown option `tomorrow`"):
+        read_run_config(run)
+    made = {"versions": {"rlhf_gym": "99.0"}}
+    (run.folder / "provenance.json").write_text(json.dumps(made))
+    with pytest.raises(SchemaError, match=r"made by rlhf_gym 99\.0, this is .*rlhf_gym==99\.0"):
+        read_run_config(run)

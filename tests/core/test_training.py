@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 
 from rlhf_gym import training
-from rlhf_gym.errors import ConfigError, CorruptDataError, RunExistsError, UnknownNameError
+from rlhf_gym.errors import (
+    ConfigError,
+    CorruptDataError,
+    MissingDependencyError,
+    RunExistsError,
+    UnknownNameError,
+)
 from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.offline import evaluate_run, export_run, fit_run
+from rlhf_gym.offline import evaluate_run, export_run, fit_run, watch_run
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
 
@@ -220,3 +226,24 @@ def test_evaluate_fit_and_export_read_a_finished_run(finished: Run, tmp_path: Pa
     assert [p.name for p in written] == ["agent.zip", "agent_vecnormalize.pkl"]
     with pytest.raises(ConfigError, match=r"\.zip"):
         export_run(finished.folder, tmp_path / "agent.tar")
+
+
+def test_what_would_be_overwritten_is_refused(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "agent_vecnormalize.pkl").write_text("mine")
+    with pytest.raises(ConfigError, match=r"agent_vecnormalize.pkl: already there, and nothing"):
+        export_run(finished.folder, tmp_path / "agent.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["agent_vecnormalize.pkl"]
+    with pytest.raises(ConfigError, match="nowhere is not a folder"):
+        export_run(finished.folder, tmp_path / "nowhere" / "agent.zip")
+    with pytest.raises(ConfigError, match="already there"):
+        fit_run(finished.folder, "cpu", tmp_path)
+
+
+def test_without_a_display_watch_says_to_film(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(MissingDependencyError, match=r"no display.*--video film\.gif"):
+        watch_run(finished.folder, None, 1, seed=0)

@@ -225,6 +225,16 @@ def test_an_unfit_render_mode_is_refused_with_the_way_out(
     assert "Lamp" in str(caught.value)
 
 
+def test_an_env_that_promises_pictures_and_draws_none_is_named(tmp_path: Path) -> None:
+    class Dark(Lamp):
+        def render(self) -> Array:
+            raise NotImplementedError  # as gymnasium.Env's own
+
+    with pytest.raises(ConfigError, match=r"Dark names render mode 'rgb_array'.*has no `render`"):
+        watch_policy(Dark("rgb_array"), stay, 1, tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_episodes_is_refused() -> None:
     with pytest.raises(ConfigError, match="n_episodes"):
         watch_policy(Lamp("human"), stay, 0)

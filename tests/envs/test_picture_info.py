@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rlhf_gym.agents.ppo import PPOAgent
+from rlhf_gym.agents.settings import load_settings
 from rlhf_gym.envs.picture_info import PictureInfo, has_sim_states, make_pictured_env
 from rlhf_gym.envs.preference_ready import make_preference_ready
 from rlhf_gym.errors import ConfigError, DataError
@@ -104,3 +106,19 @@ def test_a_render_that_breaks_later_says_whose_it_is() -> None:
 def test_another_render_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="render_mode=None"):
         PictureInfo(gym.make("Clock-v0"))
+
+
+def test_an_env_that_keeps_its_state_but_draws_nothing_is_refused_before_people_wait() -> None:
+    class Hidden(Stateful):
+        metadata = {"render_modes": []}  # noqa: RUF012
+
+    gym.register("Hidden-v0", entry_point=Hidden, max_episode_steps=5)
+    try:
+        settings = load_settings("ppo", "default", {"n_envs": 1, "n_steps": 10, "batch_size": 10})
+        options = {"n_run_steps": 100, "settings": settings, "device": "cpu"}
+        with pytest.raises(ConfigError, match="Hidden-v0 has nothing to show people"):
+            PPOAgent("Hidden-v0", record_pictures=True, **options)
+        PPOAgent("Hidden-v0", **options).close()
+        PPOAgent("Stateful-v0", record_pictures=True, **options).close()
+    finally:
+        gym.registry.pop("Hidden-v0")

@@ -111,6 +111,14 @@ def test_mocap_bodies_are_part_of_the_state() -> None:
     np.testing.assert_array_equal(other.data.geom_xpos[0], [1.0, 2.0, 3.0])
 
 
+def test_a_model_without_data_is_no_state() -> None:
+    import mujoco
+
+    env = gym.make("CartPole-v1")
+    env.unwrapped.model = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>")
+    assert get_sim_state(env) is None
+
+
 def test_an_env_without_state_has_none_and_refuses_one() -> None:
     env = gym.make("CartPole-v1")
     assert get_sim_state(env) is None

@@ -14,6 +14,12 @@ def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
     assert read_prompts(path).prompts == ["one two", "über ß"]
 
 
+def test_spaces_at_the_end_of_a_prompt_are_kept_in_the_last_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("Q: \nAnswer: \n \n\n")
+    assert read_prompts(path).prompts == ["Q: ", "Answer: "]
+
+
 def test_a_jsonl_file_has_prompts_and_columns(tmp_path: Path) -> None:
     path = tmp_path / "prompts.JSONL"
     path.write_text('{"answer": "7", "prompt": "3+4="}\n{"prompt": "1+1=", "answer": "2"}\n')
