@@ -28,7 +28,7 @@ python benchmarks/store.py
 for script in rendering pictures viewer labelling labelling_kills sitting; do
     python "benchmarks/$script.py"
 done
-python benchmarks/sitting.py --labels 60 --pause 4 --no-replay --out sitting_paced
+python benchmarks/sitting.py --labels 60 --steps 60000 --pause 4 --no-replay --out sitting_paced
 if command -v xvfb-run >/dev/null; then
     SDL_VIDEODRIVER=x11 xvfb-run -a -s "-screen 0 1920x1080x24" python benchmarks/sitting.py --out sitting_xvfb
 fi
@@ -44,7 +44,7 @@ fi
 if [[ -n "${TRL_PYTHON:-}" ]]; then
     python benchmarks/against_trl.py --peer-python "$TRL_PYTHON"
 fi
-for spec in halfcheetah label_efficiency teachers noise speed; do
+for spec in quick_start halfcheetah label_efficiency teachers noise speed; do
     rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
 done
 rm -rf build/reacher

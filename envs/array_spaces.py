@@ -116,7 +116,7 @@ def check_action_space(env: gym.Env[Any, Any]) -> None:
 
     Raises:
         ConfigError: anything but Box, Discrete, MultiDiscrete and MultiBinary, choices that are not
-            counted from 0 or not in a row, or a Box without bounds.
+            counted from 0 or not in a row, or a Box without bounds, of whole numbers or of none.
     """
     space = env.action_space
     if not isinstance(space, _ARRAYS):
@@ -136,8 +136,20 @@ def check_action_space(env: gym.Env[Any, Any]) -> None:
             f"the action space of {env} is {space}, and Stable-Baselines3's policies choose in one "
             "row; declare it with one dimension, and reshape the action in the env."
         )
-    if isinstance(space, spaces.Box) and not space.is_bounded():
+    if isinstance(space, spaces.Box):
+        _check_box(env, space)
+
+
+def _check_box(env: gym.Env[Any, Any], space: spaces.Box) -> None:
+    if not space.is_bounded():
         raise ConfigError(_no_bounds(f"the action space of {env}", space))
+    if np.dtype(space.dtype).kind != "f":
+        raise ConfigError(
+            f"the action space of {env} is {space}, a Box of {space.dtype}, and policies drive a "
+            "Box by fractions; declare choices as MultiDiscrete, or a Box of float32."
+        )
+    if 0 in space.shape:
+        raise ConfigError(f"the action space of {env} is {space}, which holds no number.")
 
 
 def _no_bounds(what: str, space: spaces.Box) -> str:

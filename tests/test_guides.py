@@ -147,3 +147,24 @@ def test_the_guide_as_written_ends_with_robots_that_come_closer(
         # The bound of test_examples.py; the tuned runs have another horizon.
         assert json.loads(Path(f"runs/{name}/summary.json").read_text())["true_return_mean"] > -35
     assert namespace["gained"] > 0
+
+
+def test_the_file_format_guide_reads_the_answers_of_a_run(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    fit = FitSettings(max_epochs=2)
+    config = TrainConfig(
+        env="rlhf_gym/PointMass-v0", labels=20, steps=1200, rounds=1, clip_length=10,
+        final_episodes=2, ensemble=RewardModelSettings(hidden=(8,), fit=fit),
+        hyperparameters={"n_envs": 4, "n_steps": 100, "batch_size": 100, "n_epochs": 1},
+    )  # fmt: skip
+    training.train(config, tmp_path / "runs" / "first", quiet=True)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [c for kind, c in blocks(repository / "docs" / "file-formats.md") if kind == "python"]
+    exec(code, {})
+    *answers, query = capsys.readouterr().out.splitlines()
+    # The oracle's answers: the first clip is preferred where its true return is the higher.
+    gaps = [float(line.split()[-1]) for line in answers]
+    assert len(gaps) == 20
+    assert ["Choice.FIRST" in line for line in answers] == [gap > 0 for gap in gaps]
+    assert "nan" not in query.lower() and "(11, 4)" in query

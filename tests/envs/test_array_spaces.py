@@ -236,6 +236,8 @@ def test_a_box_without_bounds_cannot_be_explored_at_random() -> None:
         (spaces.Box(-1, np.inf, (1,)), "declare the bounds"),
         (spaces.MultiDiscrete(np.full((2, 3), 4)), "one row"),
         (spaces.MultiBinary((2, 3)), "one row"),
+        (spaces.Box(0, 3, (2,), np.int64), "a Box of int64.*MultiDiscrete"),
+        (spaces.Box(-1, 1, (0,)), "holds no number"),
     ],
 )
 def test_actions_that_no_policy_can_choose_are_refused(space: Any, message: str) -> None:
