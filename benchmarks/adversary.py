@@ -31,6 +31,7 @@ from rlhf_gym.data import Choice
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.quality.dawid_skene import fit_dawid_skene
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.provenance import commit_of, provenance
 
 N_LABELLERS, PER_PAIR, ERRORS = 5, 3, 0.05
 WAYS = {
@@ -82,6 +83,7 @@ def run(env: str, way: str, seed: int, pairs: int, steps: int | None) -> dict[st
         "env": env,
         "way": way,
         "seed": seed,
+        "commit": commit_of(provenance()["git"]),
         **figures,
         "reliabilities": dict(sorted(found.items())),
     }

@@ -12,6 +12,7 @@ about are pairs that the reward networks disagree on. docs/benchmarks.md says wh
         --film docs/images/backflip.gif
 
 Runs of the same options that are in the folder already are not made again; interrupted ones go on.
+With `--kinds` the figures of the other kind stay as they are in the result.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import use_one_thread, write_result
+from common import RESULTS, use_one_thread, write_result
 
 from rlhf_gym.benchmark.worker import trained
 from rlhf_gym.data import Array
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.gl import choose_gl
 from rlhf_gym.offline import load_agent
+from rlhf_gym.provenance import commit_of
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import stream
 from rlhf_gym.train_config import TrainConfig
@@ -105,6 +107,7 @@ def measure(
         "env_steps": summary["env_steps"],
         "labels": summary["n_labels"],
         "seconds": summary["seconds"],
+        "commit": commit_of(json.loads((run.folder / "provenance.json").read_text())["git"]),
     }
     return figures, episodes
 
@@ -142,6 +145,15 @@ def draw(episodes: dict[tuple[str, int], list[Episode]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def others(path: Path, kinds: list[str]) -> list[dict[str, Any]]:
+    """The figures of the kinds that are not asked for, each with the commit it was made by."""
+    if not path.exists():
+        return []
+    there = json.loads(path.read_text())
+    earlier = {"commit": commit_of(there["git"])}
+    return [earlier | row for row in there["figures"]["runs"] if row["kind"] not in kinds]
+
+
 def main() -> None:
     """Train, count, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,7 +168,7 @@ def main() -> None:
     use_one_thread()
     if options.film:
         choose_gl()  # before any env is made: MuJoCo reads the choice when it is imported
-    rows, drawn = [], {}
+    rows, drawn = others(RESULTS / f"{options.out}.json", options.kinds), {}
     for seed in options.seeds:
         for kind in options.kinds:
             figures, episodes = measure(kind, seed, options.runs, options.steps)

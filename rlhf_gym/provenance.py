@@ -10,10 +10,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["provenance"]
+__all__ = ["commit_of", "provenance"]
 
 _PACKAGES = ("rlhf_gym", "torch", "numpy", "gymnasium", "stable_baselines3", "mujoco")
 
@@ -37,6 +38,15 @@ def provenance(command: list[str] | None = None) -> dict[str, Any]:
         "command": " ".join([name, *map(_without_absolute_path, arguments)]),
         "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def commit_of(git: Mapping[str, Any] | None) -> str | None:
+    """What stands under `git`, in one word: "-dirty" behind it where there were changes.
+
+    >>> commit_of({"commit": "4faa3d6", "dirty": True})
+    '4faa3d6-dirty'
+    """
+    return f"{git['commit']}{'-dirty' * git['dirty']}" if git else None
 
 
 def _without_absolute_path(argument: str) -> str:

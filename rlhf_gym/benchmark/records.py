@@ -16,6 +16,7 @@ import yaml
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.provenance import commit_of
 from rlhf_gym.train_config import TrainConfig
 from rlhf_gym.training import build_and_close, prepare
 
@@ -148,7 +149,7 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
     try:
         content = json.loads(path.read_bytes())
         record: Record = {**content["figures"], "config": content["config"]}
-        record["commit"] = _commit(content["git"])
+        record["commit"] = commit_of(content["git"])
         if content["format"] != RECORD_FORMAT:
             return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"
         _check(record)
@@ -156,10 +157,6 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return None, f"its record is damaged ({type(error).__name__}: {error})"
     return (None, why) if why else (record, "")
-
-
-def _commit(git: Mapping[str, Any] | None) -> str | None:
-    return f"{git['commit']}{'-dirty' * git['dirty']}" if git else None
 
 
 def _of_another_run(record: Record, job: Job) -> str:

@@ -141,3 +141,13 @@ def test_what_the_peer_must_repeat_is_what_our_env_did(load) -> None:
     cost = angle**2 + 0.1 * reference["states"][:, 1] ** 2 + 0.001 * torque**2
     assert reference["rewards"] == pytest.approx(-cost, abs=1e-6)
     assert np.allclose(reference["states"][1:], reference["next_states"][:-1], atol=1e-9)
+
+
+def test_backflips_of_one_kind_leave_those_of_the_other_with_their_commit(load, tmp_path) -> None:
+    backflip, path = load("backflip"), tmp_path / "backflip.json"
+    assert backflip.others(path, ["true"]) == []
+    rows = [{"kind": "learned", "seed": 10}, {"kind": "true", "seed": 10, "commit": "older"}]
+    path.write_text(json.dumps({"git": {"commit": "a", "dirty": True}, "figures": {"runs": rows}}))
+    assert backflip.others(path, ["true"]) == [{"kind": "learned", "seed": 10, "commit": "a-dirty"}]
+    assert backflip.others(path, ["learned"]) == [rows[1]]
+    assert backflip.others(path, ["learned", "true"]) == []
