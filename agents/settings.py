@@ -28,7 +28,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "SiLU": nn.SiLU,
 }
 _NEEDED_OF_OURS = ("n_envs", "n_timesteps", "normalize", "policy", "reward_scale")
-_OURS = (*_NEEDED_OF_OURS, "center_rewards", "restart_at")
+_SWITCHES = ("center_rewards", "restart_at")
+_OURS = (*_NEEDED_OF_OURS, *_SWITCHES)
 _NEEDED = (*_NEEDED_OF_OURS, "n_steps", "batch_size")
 _SCHEDULED = ("learning_rate", "clip_range")
 
@@ -166,7 +167,10 @@ def load_settings(
             f"{source} has no mapping for {env_id!r} and no `default`; it must map env ids to "
             "settings in rl-baselines3-zoo's shape."
         )
-    return _parse({**entry, **(overrides or {})}, f"{source.name}: {env_id}")
+    overrides = overrides or {}
+    if set(_NEEDED) <= set(overrides):  # resolved before; earlier versions left out what is off
+        entry = {name: value for name, value in entry.items() if name not in _SWITCHES}
+    return _parse({**entry, **overrides}, f"{source.name}: {env_id}")
 
 
 def _parse(entry: dict[str, Any], where: str) -> AgentSettings:

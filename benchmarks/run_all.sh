@@ -44,7 +44,7 @@ fi
 if [[ -n "${TRL_PYTHON:-}" ]]; then
     python benchmarks/against_trl.py --peer-python "$TRL_PYTHON"
 fi
-for spec in quick_start halfcheetah label_efficiency teachers noise speed; do
+for spec in quick_start arithmetic halfcheetah label_efficiency teachers noise speed; do
     rlhf-gym benchmark "benchmarks/specs/$spec.yml" --workers "${BENCH_WORKERS:-2}"
 done
 rm -rf build/reacher

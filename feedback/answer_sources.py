@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.given import count_given
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Teacher
@@ -29,8 +30,6 @@ class Due:
     """The round that is about to train, from 0."""
     n_answers: int
     """Answers that were asked for up to and with this round."""
-    n_given: int = 0
-    """Answers that were in the store before the first question."""
     n_new: int = 1
     """Questions that this round asks."""
 
@@ -87,14 +86,14 @@ class People:
             )
 
     def n_needed(self, due: Due) -> int:
-        """Answers without which a round does not train, at least one beside those given.
+        """Answers without which a round does not train, at least 1; those given do not count.
 
         >>> People(slack=0.2).n_needed(Due(round=3, n_answers=350))
         280
         """
         if not self.wait and due.round > 0:
-            return due.n_given + 1
-        return due.n_given + max(math.ceil(due.n_answers * (1 - self.slack) - 1e-9), 1)
+            return 1
+        return max(math.ceil(due.n_answers * (1 - self.slack) - 1e-9), 1)
 
     def collect(self, store: PreferenceStore, due: Due) -> None:
         """Wait for people, if this round asks them anything."""
@@ -105,7 +104,7 @@ class People:
             # The cheap look first: one number, while the count reads every query.
             if (sequence := store.last_sequence) != seen:
                 seen = sequence
-                n_answers = store.counts()["n_answers"]
+                n_answers = store.counts()["n_answers"] - count_given(store)
                 if n_answers >= needed and (due.round > 0 or _can_begin(store)):
                     return
                 self.notify(f"waiting for answers: {n_answers:,} of {max(needed, n_answers + 1):,}")
@@ -148,7 +147,11 @@ class Replay:
             DataError: the recorded answers are about other questions than this run asks.
         """
         last = self._marks.get(due.round)
-        rows = [r for r in self._records if last is None or r.sequence <= last]
+        rows = [
+            r
+            for r in self._records
+            if r.round <= due.round and (last is None or r.sequence <= last)
+        ]
         asked = {query.id: query.round for query in store.queries([r.query_id for r in rows])}
         known = [r for r in rows if r.query_id in asked]
         # A bare store, and rounds that were not finished, are looked up question by question: this

@@ -13,7 +13,7 @@ from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import SpaceInfo
 
-__all__ = ["Given", "add_given", "count_asked", "count_given", "read_given"]
+__all__ = ["Given", "add_given", "count_given", "has_given", "last_answer", "read_given"]
 
 _COUNT = (
     "SELECT count(*) FROM answers AS a"
@@ -22,7 +22,11 @@ _COUNT = (
     " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
 )
 _TEXT = "text:"  # what the context of every text begins with
-_ASKED = "SELECT count(*) FROM queries WHERE round < ? AND position < ?"
+_HAS_GIVEN = "SELECT 1 FROM queries WHERE round = 0 AND position >= ? LIMIT 1"
+_LAST = (
+    "SELECT coalesce(max(a.sequence), 0) FROM answers AS a"
+    " JOIN queries AS q ON q.query = a.query WHERE q.round <= ?"
+)
 _FIRST_INDEX = 1_000_000  # beyond every question that a run asks itself in round 0
 
 
@@ -79,18 +83,24 @@ def count_given(store: PreferenceStore) -> int:
     return number
 
 
-def count_asked(store: PreferenceStore, before_round: int) -> int:
-    """How many questions a run asked itself in the rounds before one."""
-    number: int = store.rows(_ASKED, (before_round, _FIRST_INDEX))[0][0]
+def has_given(store: PreferenceStore) -> bool:
+    """Whether a run's own store was given answers already, standing or forgotten since."""
+    return bool(store.rows(_HAS_GIVEN, (_FIRST_INDEX,)))
+
+
+def last_answer(store: PreferenceStore, up_to_round: int) -> int:
+    """Sequence number of the last answer about the questions of rounds 0 to this one, else 0."""
+    number: int = store.rows(_LAST, (up_to_round,))[0][0]
     return number
 
 
-def read_given(source: Path, info: SpaceInfo, *, is_text: bool = False) -> Given:
+def read_given(source: Path, context_id: str, info: SpaceInfo, *, is_text: bool = False) -> Given:
     """The answers that stand in a run or store, and what they are about.
 
     Args:
         source: Folder of a run or a store.
-        info: This run's env and spaces, which the clips have to fit.
+        context_id: What this run's clips are compared within: its env id, as it was given.
+        info: This run's spaces, which the clips have to fit.
         is_text: Whether it is a text task: texts are texts, whichever task they answer.
 
     Raises:
@@ -106,12 +116,12 @@ def read_given(source: Path, info: SpaceInfo, *, is_text: bool = False) -> Given
             "the option away."
         )
     contexts = sorted({q.context_id for q in queries})
-    foreign = [c for c in contexts if not (c.startswith(_TEXT) if is_text else c == info.env_id)]
+    foreign = [c for c in contexts if not (c.startswith(_TEXT) if is_text else c == context_id)]
     if foreign:
         others = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise ConfigError(
             f"`preferences` names {source}, whose answers are about {', '.join(foreign[:3])}"
-            f"{others}; this run is about {info.env_id}, and answers do not carry over to another "
+            f"{others}; this run is about {context_id}, and answers do not carry over to another "
             "env."
         )
     if not is_text:

@@ -99,7 +99,7 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
             enough = needed
         raise ConfigError(
             f"`steps` is {steps}, too few for {n_warm_up} steps of warm-up and one update of "
-            f"{unit} steps; pass `--steps {enough}` or more, or fewer `--labels`."
+            f"{unit} steps; pass `--steps {enough}`, or fewer `--labels`."
         )
     rounds = min(config.rounds, (steps - n_warm_up) // unit)
     return Plan(
@@ -154,7 +154,10 @@ def _warm_up_steps(
     least = config.clip_length
     if settings.n_envs == 1:
         least = 2 * least if least == info.horizon else least + 1
-    return max(round(per_env / whole) * whole, least) * settings.n_envs
+    n_steps = max(round(per_env / whole) * whole, least) * settings.n_envs
+    if n_steps + settings.steps_unit(info.horizon) <= steps:
+        return n_steps
+    return max(int(per_env), least) * settings.n_envs
 
 
 def build_control_agent(prepared: Prepared) -> Any:

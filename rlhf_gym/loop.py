@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from rlhf_gym.data import Query, Trajectory
+import numpy as np
+
+from rlhf_gym.data import Clip, Query, Trajectory
 from rlhf_gym.errors import DataError
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.acquisition import count_pairs, uniform
 from rlhf_gym.feedback.answer_sources import AnswerSource, Due
-from rlhf_gym.feedback.given import count_asked
+from rlhf_gym.feedback.given import last_answer
 from rlhf_gym.feedback.pooling import Pooling, pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
@@ -27,9 +29,10 @@ from rlhf_gym.runs import Run
 from rlhf_gym.scored import scored_figures
 from rlhf_gym.seeding import generator, stream
 
-__all__ = ["Parts", "Plan", "RoundObserver", "n_steps_of", "run_rounds"]
+__all__ = ["Parts", "Plan", "Progress", "RoundObserver", "n_steps_of", "run_rounds"]
 
 _FRESH_CLIPS = 200
+_MOST_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,6 @@ class Plan:
     """Labellers who are to answer each query."""
     pooling: Pooling = "none"
     """How the answers of several labellers to one query are put together."""
-    n_given: int = 0
-    """Answers that are in the store before the first question."""
     source: Literal["learned", "true"] = "learned"
     """What the agent is trained on; with "true" nothing is asked."""
     warm_up_as: tuple[str, str] = ("collect", "warming up")
@@ -60,6 +61,16 @@ class Plan:
     def n_rounds(self) -> int:
         """Rounds in the whole run."""
         return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a round hands on to the next, through the checkpoint."""
+
+    last_sequence: int | None = None
+    """The last answer that was trained on."""
+    n_asked: int = 0
+    """Questions that the run asked, whatever else its store holds."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ def run_rounds(
     run: Run,
     observer: RoundObserver,
     first_round: int = 0,
-    fitted_to: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Play all rounds from `first_round` on, each ending in metrics and a checkpoint.
 
@@ -115,15 +126,15 @@ def run_rounds(
         run: Where metrics and checkpoints go.
         observer: Is told how it goes.
         first_round: The first one to play.
-        fitted_to: The last answer that the reward model was fitted to, as the checkpoint has it.
+        progress: What the rounds before it left, as the checkpoint has it.
 
     Raises:
         DataError: the first round finds no two clips to compare.
     """
+    progress = progress or Progress()
     for round_ in range(first_round, plan.n_rounds):
         clock = _Clock(observer)
-        metrics = _play_round(parts, plan, round_, clock, fitted_to)
-        fitted_to = metrics.get("last_sequence")
+        metrics, progress = _play_round(parts, plan, round_, clock, progress)
         metrics.update(clock.seconds)
         run.append_metrics(metrics)
 
@@ -133,15 +144,15 @@ def run_rounds(
                 parts.reward_model.save(folder)
 
         observer.phase("saving")
-        state = {key: metrics.get(key) for key in ("last_sequence", parts.agent.counts)}
+        state = {parts.agent.counts: metrics[parts.agent.counts], **asdict(progress)}
         run.save_checkpoint(round_, write, state)
         observer.round(metrics, plan.n_rounds)
 
 
 def _play_round(
-    parts: Parts, plan: Plan, round_: int, clock: _Clock, fitted_to: int | None
-) -> dict[str, Any]:
-    """One round; `fitted_to` is the last answer that the reward model knows."""
+    parts: Parts, plan: Plan, round_: int, clock: _Clock, progress: Progress
+) -> tuple[dict[str, Any], Progress]:
+    """One round: its metrics, and what it hands on."""
     agent, reward_model = parts.agent, parts.reward_model
     metrics: dict[str, Any] = {"round": round_}
 
@@ -153,14 +164,17 @@ def _play_round(
     signal = Signal(source="true")
     if plan.source == "learned":
         with clock("label", "asking"):
-            parts.answers.collect(parts.store, _ask(parts, plan, round_))
-        # What the round is trained on, whoever answers while it goes on.
-        metrics["last_sequence"] = parts.store.last_sequence
-        preferences = parts.store.preferences(
-            up_to=metrics["last_sequence"], first_rounds=round_ + 1
-        )
+            due = _ask(parts, plan, round_, progress.n_asked)
+            parts.answers.collect(parts.store, due)
+        # What the round is trained on, whoever answers while it goes on. The store may hold answers
+        # of later rounds, which a damaged checkpoint threw the run back from.
+        last = last_answer(parts.store, up_to_round=round_)
+        metrics["last_sequence"] = last
+        preferences = parts.store.preferences(up_to=last, first_rounds=round_ + 1)
         pooled = pool_labellers(preferences, plan.pooling)
-        if reward_model is not None and metrics["last_sequence"] != fitted_to:
+        is_new = last != progress.last_sequence
+        progress = Progress(last, progress.n_asked + due.n_new)
+        if reward_model is not None and is_new:
             with clock("fit", "fitting the reward"):
                 report = reward_model.fit(pooled, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
@@ -181,7 +195,7 @@ def _play_round(
             metrics["reward_correlation"] = reward_correlation(fresh, reward_model)
     metrics["eval_steps"] = n_steps_of(episodes, agent)
     metrics[agent.counts] = agent.n_steps_done
-    return metrics
+    return metrics, progress
 
 
 def n_steps_of(episodes: Sequence[Trajectory], agent: Agent) -> int:
@@ -189,29 +203,27 @@ def n_steps_of(episodes: Sequence[Trajectory], agent: Agent) -> int:
     return sum(map(len, episodes)) if agent.counts == "env_steps" else len(episodes)
 
 
-def _ask(parts: Parts, plan: Plan, round_: int) -> Due:
+def _ask(parts: Parts, plan: Plan, round_: int, n_before: int) -> Due:
     """Post this round's queries, and those for which earlier rounds found too few pairs."""
-    n_before = count_asked(parts.store, before_round=round_)
     n_queries = sum(plan.labels[: round_ + 1]) // plan.answers_per_query - n_before
-    if n_queries > 0:
-        n_queries = _post(parts, plan, round_, n_queries)
-    n_answers = (n_before + n_queries) * plan.answers_per_query
-    return Due(round_, n_answers, n_given=plan.n_given, n_new=n_queries)
+    n_queries = _post(parts, plan, round_, n_queries) if n_queries > 0 else 0
+    return Due(round_, (n_before + n_queries) * plan.answers_per_query, n_queries)
 
 
 def _post(parts: Parts, plan: Plan, round_: int, n_queries: int) -> int:
     """Post so many queries, or as many as there are pairs; returns their number."""
     rng = generator(plan.seed, "queries", round_)
-    clips = parts.agent.clips(n_queries * parts.agent.clips_per_query, plan.clip_length, rng)
-    full = {clip.id: clip for clip in clips}
-    # Completions that all come out alike, say: the next round asks what is missing here.
-    n_queries = min(n_queries, count_pairs(clips))
-    if n_queries == 0 and round_ == 0 and plan.n_given == 0:
-        raise DataError(
-            f"the {len(clips)} clips of the first round hold no two different ones to compare; "
-            "raise `--warm-up` for robots; for texts take a model whose completions of a prompt "
-            "differ."
-        )
+    full = _clips_for(n_queries, parts.agent, plan.clip_length, rng)
+    # What is missing here, the next round asks.
+    n_queries = min(n_queries, count_pairs(list(full.values())))
+    if n_queries == 0:
+        if parts.store.last_sequence == 0:
+            raise DataError(
+                f"the clips of the first round ({len(full)}) hold no two different ones to "
+                "compare; raise `--warm-up` for robots; for texts take a model whose completions "
+                "of a prompt differ."
+            )
+        return 0
     blind = [clip.without_true_rewards() for clip in full.values()]
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.
     choose: Acquisition = parts.acquisition if round_ > 0 else uniform
@@ -222,6 +234,22 @@ def _post(parts: Parts, plan: Plan, round_: int, n_queries: int) -> int:
     ]
     parts.store.post(queries, n_wanted=plan.answers_per_query)
     return len(queries)
+
+
+def _clips_for(
+    n_queries: int, agent: Agent, length: int, rng: np.random.Generator
+) -> dict[str, Clip]:
+    """Clips to choose from, by id; drawn again while they hold too few pairs.
+
+    A language model that is sure of itself says the same to most prompts.
+    """
+    clips: dict[str, Clip] = {}
+    for _ in range(_MOST_DRAWS):
+        drawn = agent.clips(n_queries * agent.clips_per_query, length, rng)
+        clips |= {clip.id: clip for clip in drawn}
+        if count_pairs(list(clips.values())) >= n_queries:
+            break
+    return clips
 
 
 def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sys
 import time
@@ -22,10 +21,10 @@ from rlhf_gym.control_run import (
 )
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
-from rlhf_gym.feedback.given import Given, add_given, count_given, read_given
+from rlhf_gym.feedback.given import Given, add_given, has_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
-from rlhf_gym.loop import Parts, run_rounds
+from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
 from rlhf_gym.prepared import Prepared
 from rlhf_gym.progress import make_progress
 from rlhf_gym.protocols import Acquisition, RewardModel, Teacher
@@ -167,7 +166,7 @@ def _build_players(prepared: Prepared, given: Given | None) -> _Players:
 def _read_given(prepared: Prepared) -> Given | None:
     if (source := prepared.config.preferences) is None:
         return None
-    return read_given(Path(source), prepared.info, is_text=prepared.is_text)
+    return read_given(Path(source), prepared.config.env, prepared.info, is_text=prepared.is_text)
 
 
 def build_and_close(prepared: Prepared) -> None:
@@ -189,14 +188,13 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         stack.enter_context(run.lock())
         store = stack.enter_context(PreferenceStore(run.store_folder))
         # Given once: after a kill the source may have changed, or moved.
-        if config.preferences is not None and not count_given(store):
+        if config.preferences is not None and not has_given(store):
             given = players.given or _read_given(prepared)
             assert given is not None
             add_given(store, given)
-        plan = dataclasses.replace(plan, n_given=count_given(store))
         agent.log_to(run.tb_folder)
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
-        first_round, fitted_to = _restore(run, parts)
+        first_round, done = _restore(run, parts, plan)
         console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
         labels = sum(plan.labels) if plan.source == "learned" else 0
         progress = make_progress(config.steps or 0, labels, console)
@@ -211,34 +209,37 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         setup = time.perf_counter() - started
         try:
             with progress:
-                run_rounds(parts, plan, run, progress, first_round, fitted_to)
+                run_rounds(parts, plan, run, progress, first_round, done)
                 progress.phase("final evaluation")
                 write_summary(run, config, parts, setup)
         except KeyboardInterrupt:
             # A round's metrics are written before its checkpoint, without which it is played again.
             checkpoint = run.latest_checkpoint()
-            done = 0 if checkpoint is None else checkpoint.round + 1
+            n_saved = 0 if checkpoint is None else checkpoint.round + 1
             console.print(
-                f"Stopped after {done} of {plan.n_rounds} rounds; these are saved. Continue with\n"
-                f"  rlhf-gym train --resume {run.folder}",
+                f"Stopped after {n_saved} of {plan.n_rounds} rounds; these are saved. Continue "
+                f"with\n  rlhf-gym train --resume {run.folder}",
                 soft_wrap=True,
                 highlight=False,
             )
             raise
 
 
-def _restore(run: Run, parts: Parts) -> tuple[int, int | None]:
+def _restore(run: Run, parts: Parts, plan: Plan) -> tuple[int, Progress]:
     """Load the last checkpoint and forget what came after it.
 
     Returns:
-        The next round, and the last answer that the reward model knows.
+        The next round, and what the rounds before it left.
     """
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         run.trim_metrics(0)
-        return 0, None
+        return 0, Progress()
     parts.agent.load(checkpoint.folder)
     if parts.reward_model is not None:
         parts.reward_model.load(checkpoint.folder)
     run.trim_metrics(checkpoint.round + 1)
-    return checkpoint.round + 1, checkpoint.state["last_sequence"]
+    next_round = checkpoint.round + 1
+    asked = sum(plan.labels[:next_round]) // plan.answers_per_query  # runs of earlier versions
+    n_asked = checkpoint.state.get("n_asked", asked)
+    return next_round, Progress(checkpoint.state["last_sequence"], n_asked)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +32,6 @@ __all__ = ["TextAgent", "text_task_of"]
 
 _N_SAMPLES = 8
 _PER_PROMPT = 2
-_MOST_DRAWS = 8
 
 
 def text_task_of(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> TextTask:
@@ -186,24 +183,15 @@ class TextAgent:
         """Distinct completions of the present policy, several of each prompt, with true rewards.
 
         Args:
-            n: About so many, and 4 at least. Where completions of a prompt come out alike, further
-                prompts are drawn until n clips hold the n / `clips_per_query` pairs that are wanted
-                of them, up to eight times as many prompts.
+            n: At most so many, and 4 at least; fewer where completions come out alike.
             length: Not used: a clip is a whole completion.
             rng: Draws prompts and completions.
         """
         n_prompts = -(-max(n, 4) // _PER_PROMPT)
         rows = rng.integers(len(self.task), size=n_prompts).repeat(_PER_PROMPT)
         generator = torch.Generator(device=self.lm.device).manual_seed(int(rng.integers(2**62)))
-        clips: dict[Clip, None] = {}
-        for _ in range(_MOST_DRAWS):
-            drawn, _ = self._as_clips(self._sample(rows, generator, self.lm), rows)
-            clips |= dict.fromkeys(drawn)
-            of_prompt = Counter(clip.context_id for clip in clips)
-            if sum(math.comb(k, 2) for k in of_prompt.values()) >= n // self.clips_per_query:
-                break
-            rows = rng.integers(len(self.task), size=n_prompts).repeat(_PER_PROMPT)
-        return list(clips)
+        clips, _ = self._as_clips(self._sample(rows, generator, self.lm), rows)
+        return list(dict.fromkeys(clips))
 
     def improve(self, signal: Signal, n_steps: int) -> dict[str, float]:
         """Spend `n_steps` completions on getting better at `signal`."""

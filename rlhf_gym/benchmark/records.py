@@ -150,6 +150,7 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         content = json.loads(path.read_bytes())
         record: Record = {**content["figures"], "config": content["config"]}
         record["commit"] = commit_of(content["git"])
+        record["setting"] = job.setting  # a copy from a benchmark that calls it otherwise holds
         if content["format"] != RECORD_FORMAT:
             return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"
         _check(record)
@@ -161,8 +162,8 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
 
 def _of_another_run(record: Record, job: Job) -> str:
     """How a record's run is not the one asked for; "" where it is."""
-    if (record["task"], record["setting"], record["seed"]) != (job.task, job.setting, job.seed):
-        return f"its record is of another run, {record['task']}, {record['setting']}"
+    if (record["task"], record["seed"]) != (job.task, job.seed):
+        return f"its record is of another run, {record['task']}, seed {record['seed']}"
     if record["runner"] != job.runner:
         return f"its record was made by the runner {record['runner']}"
     difference = _difference(record["config"], resolved(job.config), _without_effect(job))

@@ -72,6 +72,11 @@ def random_return(rows: Rows, reference: str | None = None) -> float | None:
     return float(np.mean(sorted(measured))) if measured else None
 
 
+def _warns(config: Mapping[str, Any]) -> bool:
+    """Whether an episode's length could give away what is to be learned, and nobody knows it."""
+    return config["reward"] == "learned" and not config["allow_variable_horizon"]
+
+
 def _by_setting(spec: BenchmarkSpec, task: str, records: Sequence[Record]) -> Rows:
     rows = {
         setting: [r for r in records if (r["task"], r["setting"]) == (task, setting)]
@@ -93,7 +98,7 @@ def _task_figures(spec: BenchmarkSpec, rows: Rows) -> dict[str, Any]:
         f"{setting}, seed {row['seed']}"
         for setting, group in rows.items()
         for row in group
-        if row.get("early_ends")
+        if row.get("early_ends") and _warns(row["config"])
     ]
     if why_not:
         figures.update(counts=None, counts_because=why_not)

@@ -162,8 +162,8 @@ def _steps(figures: Mapping[str, Any]) -> int:
 def trained(config: TrainConfig, folder: Path) -> Run:
     """The finished run in a folder: as it stands, continued, or made from the start.
 
-    A folder with a run of other options, an unfinished one of another commit, or one whose files
-    are damaged, is replaced: no run is made by two versions of the code.
+    A folder with a run of other options, an unfinished one of another commit or of other versions,
+    or one whose files are damaged, is replaced.
 
     Args:
         config: Complete, as `prepare` resolves it.
@@ -192,13 +192,16 @@ def _why_of_no_use(config: TrainConfig, folder: Path) -> str:
     try:
         run = Run.open(folder)
         then = from_yaml(TrainConfig, run.config_path)
-        git = _made_with(folder).get("git")
+        made_with = _made_with(folder)
     except (ConfigError, ValueError, KeyError) as error:
         return f"cannot be continued ({error})"
     if resolved(then) != resolved(config):
         return "was made with other options"
-    if not run.summary_path.exists() and git != provenance()["git"]:
-        return "was begun by another version of the code"
+    here = provenance()
+    if not run.summary_path.exists() and any(
+        made_with.get(key) != here[key] for key in ("git", "versions")
+    ):
+        return "was begun by other versions of the code"
     return ""
 
 

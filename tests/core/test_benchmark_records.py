@@ -250,7 +250,7 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
     without_config = {k: v for k, v in content_of(job).items() if k != "config"}
     nan = damaged(job, "curve", [{"env_steps": 1, "true_return_mean": None}])
     episode = damaged(job, "evaluation_returns", [1.0, None])
-    for key in content_of(job)["figures"]:
+    for key in set(content_of(job)["figures"]) - {"setting"}:  # which is the job's
         lacking = content_of(job)
         del lacking["figures"][key]
         write(job, tmp_path, lacking)
@@ -272,5 +272,8 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
         assert record is None and "damaged" in why, content
     write(job, tmp_path, {**content_of(job), "format": 2})
     assert "format 2" in read_record(job, tmp_path)[1]
+    write(job, tmp_path, damaged(job, "setting", "called otherwise"))
+    record, _ = read_record(job, tmp_path)
+    assert record is not None and record["setting"] == job.setting
     write(job, tmp_path, damaged(job, "seed", 2))
     assert "another run" in read_record(job, tmp_path)[1]

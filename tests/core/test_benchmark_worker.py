@@ -52,8 +52,11 @@ gymnasium.register("Falls-v0", Falls, max_episode_steps=20)
 BENCH = """
 from pathlib import Path
 from rlhf_gym.benchmark import BenchmarkSpec, run_benchmark
+SETTINGS = {{
+    "learned": {{}}, "true": {{"reward": "true"}}, "known": {{"allow_variable_horizon": True}}
+}}
 spec = BenchmarkSpec(
-    name="small", tasks={{"falls:Falls-v0": {options}}}, settings={{"learned": {{}}}}, seeds=(5,)
+    name="small", tasks={{"falls:Falls-v0": {options}}}, settings=SETTINGS, seeds=(5,)
 )
 result = run_benchmark(spec, Path(__file__).parent / "out")
 assert not result.failures, result.failures
@@ -120,6 +123,10 @@ def test_a_record_says_what_its_run_was_made_with_not_what_recorded_it(
     # The kept run is taken as it stands; had it stopped half way, it would be begun again.
     assert again["figures"]["seconds"] == content["figures"]["seconds"]
     (job.work(tmp_path) / "summary.json").unlink()
+    # Outside of a checkout the versions alone say so.
+    monkeypatch.setattr(
+        "rlhf_gym.benchmark.worker.provenance", lambda *_: {**later, "git": content["git"]}
+    )
     begun = json.loads(make_record(job, tmp_path, ["test"]).read_text())
     assert begun["figures"]["seconds"] != content["figures"]["seconds"]
 
@@ -138,6 +145,7 @@ def test_episodes_that_ended_early_are_told_of(
     assert done.returncode == 0, done.stderr
     assert "warning: An episode of falls:Falls-v0 ended before its horizon" in done.stdout
     table = (tmp_path / "out" / "table.md").read_text()
+    # Not where nothing is learned about the reward, nor where somebody knows it.
     assert "ended before their horizon in 1 runs (learned, seed 5)" in table
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rlhf_gym.data import Choice, Clip, Preference, Trajectory
+from rlhf_gym.data import Choice, Clip, Preference, Query, Trajectory
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.answer_sources import Due
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.loop import Parts, Plan, run_rounds
+from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
 from rlhf_gym.protocols import FitReport, Signal
 from rlhf_gym.runs import Run
 
@@ -138,7 +139,7 @@ def test_answers_of_several_labellers_are_pooled_for_whoever_learns_from_them(
     assert run.metrics()[0]["n_labels"] == 3 * N_QUERIES
 
 
-def play(folder: Path, agent: Learner, plan: Plan, source: AllFirst, **where: int) -> Fitted:
+def play(folder: Path, agent: Learner, plan: Plan, source: AllFirst, **where: Any) -> Fitted:
     model = Fitted()
     run = Run(folder) if folder.exists() else Run.create(folder)
     with PreferenceStore(run.store_folder) as store:
@@ -146,11 +147,23 @@ def play(folder: Path, agent: Learner, plan: Plan, source: AllFirst, **where: in
     return model
 
 
+def test_clips_are_drawn_again_until_there_are_pairs_enough(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    # One clip, then three more of the same env: 1, then 4 make 6 pairs.
+    agent = Learner(make_clip, n_clips=[1, 3])
+    plan = Plan(0, [5], [10], 5, clip_length=4, eval_episodes=1)
+    play(tmp_path / "run", agent, plan, AllFirst())
+    assert agent.n_clips == [] and Run(tmp_path / "run").metrics()[0]["n_labels"] == 5
+
+
 def test_questions_that_found_no_pair_are_asked_in_the_next_round(
     tmp_path: Path, make_clip: Callable[..., Clip]
 ) -> None:
-    # Four clips make 6 pairs of the 10 wanted; nine are for the correlation; one makes none.
-    agent, source = Learner(make_clip, n_clips=[4, 9, 1]), AllFirst()
+    # In the first round the eight draws find four clips in all, which make 6 pairs of the 10
+    # wanted; nine are for the correlation; in the second round they find one, which makes none.
+    few = [4, *[0] * 7, 9, 1, *[0] * 7]
+    agent, source = Learner(make_clip, n_clips=few), AllFirst()
     plan = Plan(0, [10, 2, 2, 0], [10] * 4, 5, clip_length=4, eval_episodes=1)
     model = play(tmp_path / "run", agent, plan, source)
     n_labels = [row["n_labels"] for row in Run(tmp_path / "run").metrics()]
@@ -160,12 +173,30 @@ def test_questions_that_found_no_pair_are_asked_in_the_next_round(
     assert len(model.fits) == 2, "where nothing new was answered, nothing is fitted"
 
 
+def test_where_there_is_no_pair_nobody_is_asked_to_choose_one(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    asked: list[int] = []
+
+    def choose(clips: list[Clip], model: object, n: int, rng: np.random.Generator) -> list[object]:
+        asked.append(n)
+        return uniform(clips, None, n, rng)
+
+    agent = Learner(make_clip, n_clips=[100, 9, *[0] * 8, 9, 100])
+    plan = Plan(0, [2, 2, 2], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    run = Run.create(tmp_path / "run")
+    with PreferenceStore(run.store_folder) as store:
+        parts = Parts(agent, store, AllFirst(), choose, Fitted())
+        run_rounds(parts, plan, run, Quiet())
+    assert asked == [4], "the first round asks at random, the second finds nothing"
+
+
 def test_a_first_round_without_any_pair_says_so(
     tmp_path: Path, make_clip: Callable[..., Clip]
 ) -> None:
     plan = Plan(0, [10], [10], 5, clip_length=4, eval_episodes=1)
-    with pytest.raises(DataError, match="1 clips of the first round hold no two different ones"):
-        play(tmp_path / "run", Learner(make_clip, n_clips=[1]), plan, AllFirst())
+    with pytest.raises(DataError, match=r"of the first round \(1\) hold no two different ones"):
+        play(tmp_path / "run", Learner(make_clip, n_clips=[1, *[0] * 7]), plan, AllFirst())
 
 
 def test_a_round_that_asks_nothing_still_collects_what_people_said_since(
@@ -178,17 +209,53 @@ def test_a_round_that_asks_nothing_still_collects_what_people_said_since(
     plan = Plan(0, [5, 0, 0, 0], [10] * 4, 5, clip_length=4, eval_episodes=1)
     model = play(tmp_path / "run", Learner(make_clip), plan, Late())
     # Two answers a round; in the last one none is new.
-    assert [len(fitted) for fitted in model.fits] == [2, 4, 5]  # type: ignore[arg-type]  # sized
+    assert [len(fitted) for fitted in model.fits] == [2, 4, 5]
 
 
-def test_what_the_model_was_fitted_to_comes_from_the_checkpoint(
+def test_what_a_store_holds_besides_is_not_taken_for_what_the_run_asked(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    """Answers imported into a run's own store add to its own; they do not replace them."""
+
+    class Imports(AllFirst):
+        def collect(self, store: PreferenceStore, due: Due) -> None:
+            if due.round == 0:
+                others = [Query((make_clip(4), make_clip(4)), 0, 0, 100 + i) for i in range(50)]
+                store.post(others)
+            super().collect(store, due)
+
+    plan = Plan(0, [4, 2, 2], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    play(tmp_path / "run", Learner(make_clip), plan, source := Imports())
+    assert [due.n_new for due in source.dues] == [4, 2, 2]
+    assert [row["n_labels"] for row in Run(tmp_path / "run").metrics()] == [54, 56, 58]
+
+
+def test_a_run_thrown_back_by_a_round_trains_it_on_what_it_knew_then(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    class Repeatable(Learner):
+        def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+            obs = rng.standard_normal((n, length + 1, 3)).astype(np.float32)
+            return [Clip(of, np.zeros((length, 2), np.float32), "Test-v0") for of in obs]
+
+    plan = Plan(0, [5] * 4, [10] * 4, 5, clip_length=4, eval_episodes=1)
+    whole = play(tmp_path / "whole", Repeatable(make_clip), plan, AllFirst())
+    assert [len(fitted) for fitted in whole.fits] == [5, 10, 15, 20]
+    # All rounds were asked and answered; then the last two checkpoints were lost.
+    again = play(
+        tmp_path / "whole", Repeatable(make_clip), plan, AllFirst(),
+        first_round=2, progress=Progress(last_sequence=10, n_asked=10),
+    )  # fmt: skip
+    assert [len(fitted) for fitted in again.fits] == [15, 20]
+    marks = [row["last_sequence"] for row in Run(tmp_path / "whole").metrics()]
+    assert marks == [5, 10, 15, 20, 15, 20]
+
+
+def test_a_checkpoint_says_what_was_asked_and_learned(
     tmp_path: Path, make_clip: Callable[..., Clip]
 ) -> None:
     plan = Plan(0, [5, 0], [10] * 2, 5, clip_length=4, eval_episodes=1)
     play(tmp_path / "run", Learner(make_clip), plan, AllFirst())
     checkpoint = Run(tmp_path / "run").latest_checkpoint()
-    assert checkpoint is not None and checkpoint.state["last_sequence"] == 5
-    run = Run(tmp_path / "run")
-    run.trim_metrics(0)  # metrics are a record only
-    again = play(run.folder, Learner(make_clip), plan, AllFirst(), first_round=1, fitted_to=5)
-    assert again.fits == [], "the model knows all five answers"
+    assert checkpoint is not None
+    assert (checkpoint.state["last_sequence"], checkpoint.state["n_asked"]) == (5, 5)

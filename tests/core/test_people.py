@@ -24,7 +24,7 @@ from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.labelling import open_sitting
 from rlhf_gym.runs import Run
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.train_config import TrainConfig, read_run_config
 
 SMALL = TrainConfig(
     env="rlhf_gym/PointMass-v0",
@@ -103,7 +103,7 @@ def labelled(tmp_path_factory) -> Run:
 
 
 def test_the_label_schedule_is_the_clock(labelled: Run) -> None:
-    config = training.prepare(training.from_yaml(TrainConfig, labelled.config_path))
+    config = training.prepare(read_run_config(labelled))
     due = 0
     for metrics, asked in zip(labelled.metrics(), config.plan.labels, strict=True):
         due += asked
@@ -113,7 +113,7 @@ def test_the_label_schedule_is_the_clock(labelled: Run) -> None:
 
 
 def test_a_replay_of_the_answers_ends_with_the_same_weights(labelled: Run, tmp_path: Path) -> None:
-    resolved = training.from_yaml(TrainConfig, labelled.config_path)
+    resolved = read_run_config(labelled)
     config = dataclasses.replace(resolved, teacher=f"replay:{labelled.folder}")
     replayed = training.train(config, tmp_path / "b", quiet=True)
     assert weights(replayed) == weights(labelled)
@@ -176,7 +176,9 @@ def test_a_labeller_is_not_done_by_what_was_given(labelled: Run, tmp_path: Path)
     config = dataclasses.replace(SMALL, preferences=str(labelled.folder), labels=8)
     run = Run.create(tmp_path / "run", {"config.yaml": to_yaml(training.prepare(config).config)})
     with PreferenceStore(run.store_folder) as store:
-        n_given = add_given(store, read_given(labelled.folder, training.prepare(config).info))
+        n_given = add_given(
+            store, read_given(labelled.folder, SMALL.env, training.prepare(config).info)
+        )
     with open_sitting(run.folder, LabelOptions(labeller="anna")) as session:
         assert session.total == n_given + 8
 

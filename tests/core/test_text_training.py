@@ -23,7 +23,7 @@ from rlhf_gym.offline import evaluate_run, export_run, fit_run, watch_run
 from rlhf_gym.report import write_report
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import clip_text
-from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.train_config import TrainConfig, read_run_config
 
 SMALL = TrainConfig(
     env="rlhf_gym/Sentiment-v0",
@@ -126,7 +126,7 @@ def test_a_resumed_run_ends_with_the_same_weights(finished: Run, tmp_path, stopp
 
 
 def test_recorded_answers_lead_to_the_same_weights(finished: Run, tmp_path: Path) -> None:
-    config = training.from_yaml(TrainConfig, finished.config_path)
+    config = read_run_config(finished)
     config = dataclasses.replace(config, teacher=f"replay:{finished.folder}")
     assert weights(training.train(config, tmp_path / "replay", quiet=True)) == weights(finished)
 

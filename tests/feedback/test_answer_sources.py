@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.feedback.answer_sources import AtOnce, Due, People, Replay
+from rlhf_gym.feedback.given import add_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import SyntheticTeacher
+from rlhf_gym.protocols import SpaceInfo
 
 
 def clip(i: int) -> Clip:
@@ -59,10 +62,29 @@ def test_a_teacher_in_the_process_answers_what_is_open_and_nothing_twice(store) 
 def test_people_are_waited_for_by_the_schedule_less_the_slack(
     slack: float, wait: bool, round_: int, n_answers: int, needed: int
 ) -> None:
-    people = People(slack=slack, wait=wait)
-    assert people.n_needed(Due(round_, n_answers)) == needed
-    # Answers that were given before the first question were not asked for, and wait for nobody.
-    assert people.n_needed(Due(round_, n_answers, n_given=700)) == 700 + needed
+    assert People(slack=slack, wait=wait).n_needed(Due(round_, n_answers)) == needed
+
+
+def test_answers_that_were_given_are_none_of_those_asked_for(store, tmp_path: Path) -> None:
+    """Forgetting who gave them makes nobody wait for answers that nobody can give."""
+    with PreferenceStore(tmp_path / "old") as old:
+        old.post(queries(5, 9))
+        old.answer([answer(query) for query in queries(5, 9)])
+    info = SpaceInfo("Env-v0", spaces.Box(-9, 9, (3,)), spaces.Box(-1, 1, (1,)), 4)
+    add_given(store, read_given(tmp_path / "old", "Env-v0", info))
+    asked = queries(0, 5)
+    store.post(asked)
+    slept: list[float] = []
+
+    def label_one(seconds: float) -> None:
+        store.answer([answer(asked[len(slept)])])
+        slept.append(seconds)
+
+    People(slack=0.2, sleep=label_one).collect(store, Due(0, 5))
+    assert len(slept) == 4
+    store.forget_labeller("anna")
+    People(wait=False, sleep=label_one).collect(store, Due(1, 5))
+    assert len(slept) == 5, "one answer, of those asked for"
 
 
 def test_a_round_that_asks_nothing_waits_for_nobody(store) -> None:
