@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlhf_gym.errors import ConfigError, DataError
-from rlhf_gym.feedback.given import count_given
+from rlhf_gym.feedback.given import count_outstanding
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Teacher
@@ -104,7 +104,8 @@ class People:
             # The cheap look first: one number, while the count reads every query.
             if (sequence := store.last_sequence) != seen:
                 seen = sequence
-                n_answers = store.counts()["n_answers"] - count_given(store)
+                # By what is missing: a store may hold answers that this run never asked for.
+                n_answers = max(due.n_answers - count_outstanding(store, due.round), 0)
                 if n_answers >= needed and (due.round > 0 or _can_begin(store)):
                     return
                 self.notify(f"waiting for answers: {n_answers:,} of {max(needed, n_answers + 1):,}")

@@ -9,11 +9,22 @@ from pathlib import Path
 
 from rlhf_gym.data import Query
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery, add_to_store
 from rlhf_gym.feedback.records import AnswerRecord
+from rlhf_gym.feedback.schema import ANSWERS_OF_Q
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import SpaceInfo
 
-__all__ = ["Given", "add_given", "count_given", "has_given", "last_answer", "read_given"]
+__all__ = [
+    "Given",
+    "add_given",
+    "count_asked",
+    "count_given",
+    "count_outstanding",
+    "has_given",
+    "last_answer",
+    "read_given",
+]
 
 _COUNT = (
     "SELECT count(*) FROM answers AS a"
@@ -22,6 +33,11 @@ _COUNT = (
     " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
 )
 _TEXT = "text:"  # what the context of every text begins with
+_ASKED = "SELECT count(*) FROM queries WHERE round < ? AND position < ?"
+_OUTSTANDING = (
+    f"SELECT coalesce(sum(max(q.n_wanted - {ANSWERS_OF_Q}, 0)), 0) FROM queries AS q"
+    " WHERE q.round <= ? AND q.position < ?"
+)
 _HAS_GIVEN = "SELECT 1 FROM queries WHERE round = 0 AND position >= ? LIMIT 1"
 _LAST = (
     "SELECT coalesce(max(a.sequence), 0) FROM answers AS a"
@@ -51,22 +67,25 @@ def add_given(store: PreferenceStore, given: Given) -> int:
 
     Returns:
         How many answers were given.
+
+    Raises:
+        DataError, OSError: clips that do not fit into this store, or a full disk; nothing is given.
     """
     here = {q.id: Query(q.clips, q.seed, 0, _index_of(q.id)) for q in given.queries}
-    store.post(list(here.values()))
-    store.restore_answers(
-        [
-            replace(
-                record,
-                uuid=_digest(record.uuid)[:32],
-                query_id=here[record.query_id].id,
-                details={**record.details, "given_as": record.query_id},
-                supersedes=None,
-            )
-            for record in given.records
-        ]
+    records = tuple(
+        replace(
+            record,
+            uuid=_digest(record.uuid)[:32],
+            query_id=here[record.query_id].id,
+            details={**record.details, "given_as": record.query_id},
+            supersedes=None,
+        )
+        for record in given.records
     )
-    return len(given.records)
+    queries = tuple(StoredQuery(query) for query in here.values())
+    # In one transaction: questions without their answers would be put to people.
+    add_to_store(store, Snapshot(queries, records))
+    return len(records)
 
 
 def _digest(name: str) -> str:
@@ -80,6 +99,18 @@ def _index_of(query_id: str) -> int:
 def count_given(store: PreferenceStore) -> int:
     """How many answers of a run's own store were given to it, and stand."""
     number: int = store.rows(_COUNT)[0][0]
+    return number
+
+
+def count_asked(store: PreferenceStore, before_round: int) -> int:
+    """How many questions of the rounds before one a store holds, those given left out."""
+    number: int = store.rows(_ASKED, (before_round, _FIRST_INDEX))[0][0]
+    return number
+
+
+def count_outstanding(store: PreferenceStore, up_to_round: int) -> int:
+    """Answers that the questions of rounds 0 to this one still want, those given left out."""
+    number: int = store.rows(_OUTSTANDING, (up_to_round, _FIRST_INDEX))[0][0]
     return number
 
 

@@ -69,6 +69,8 @@ class Progress:
 
     last_sequence: int | None = None
     """The last answer that was trained on."""
+    n_labels: int | None = None
+    """How many there were; None in checkpoints of earlier versions."""
     n_asked: int = 0
     """Questions that the run asked, whatever else its store holds."""
 
@@ -172,8 +174,10 @@ def _play_round(
         metrics["last_sequence"] = last
         preferences = parts.store.preferences(up_to=last, first_rounds=round_ + 1)
         pooled = pool_labellers(preferences, plan.pooling)
-        is_new = last != progress.last_sequence
-        progress = Progress(last, progress.n_asked + due.n_new)
+        before = progress
+        progress = Progress(last, len(preferences), before.n_asked + due.n_new)
+        # The last answer alone does not tell: it may be about an earlier round than this one.
+        is_new = last != before.last_sequence or before.n_labels not in (None, len(preferences))
         if reward_model is not None and is_new:
             with clock("fit", "fitting the reward"):
                 report = reward_model.fit(pooled, generator(plan.seed, "fit", round_))

@@ -64,7 +64,6 @@ def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
         "--obs-keys": bool(config.obs_keys),
         "--clip-length": config.clip_length not in (None, 1),
         "--record-pictures": config.record_pictures,
-        "--warm-up": config.warm_up != TrainConfig().warm_up,
         "--ensemble (but for its label noise)": dataclasses.replace(config.ensemble, fit=fit)
         != RewardModelSettings(),
     }

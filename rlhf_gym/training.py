@@ -21,7 +21,7 @@ from rlhf_gym.control_run import (
 )
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
-from rlhf_gym.feedback.given import Given, add_given, has_given, read_given
+from rlhf_gym.feedback.given import Given, add_given, count_asked, has_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
 from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
@@ -239,7 +239,10 @@ def _restore(run: Run, parts: Parts, plan: Plan) -> tuple[int, Progress]:
     if parts.reward_model is not None:
         parts.reward_model.load(checkpoint.folder)
     run.trim_metrics(checkpoint.round + 1)
-    next_round = checkpoint.round + 1
-    asked = sum(plan.labels[:next_round]) // plan.answers_per_query  # runs of earlier versions
-    n_asked = checkpoint.state.get("n_asked", asked)
-    return next_round, Progress(checkpoint.state["last_sequence"], n_asked)
+    next_round, state = checkpoint.round + 1, checkpoint.state
+    # Runs of earlier versions, whose stores may hold imported questions.
+    scheduled = sum(plan.labels[:next_round]) // plan.answers_per_query
+    n_asked = min(scheduled, count_asked(parts.store, next_round))
+    return next_round, Progress(
+        state["last_sequence"], state.get("n_labels"), state.get("n_asked", n_asked)
+    )

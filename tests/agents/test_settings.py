@@ -169,3 +169,10 @@ def test_a_resolved_mapping_leads_to_the_same_settings(task: str, over: dict[str
         settings.center_rewards,
         settings.restart_at,
     )
+
+
+def test_a_complete_mapping_of_earlier_versions_has_the_switches_off_that_it_leaves_out() -> None:
+    mapping = load_settings("ppo", "rlhf_gym/Swimmer-v0").as_mapping()
+    assert mapping.pop("center_rewards") is True and mapping.pop("restart_at") == 0.15
+    settings = load_settings("ppo", "rlhf_gym/Swimmer-v0", mapping)
+    assert (settings.center_rewards, settings.restart_at) == (False, None)

@@ -61,3 +61,10 @@ def test_one_env_warms_up_for_two_clips(clip_length: int, least: int) -> None:
 def test_one_member_cannot_disagree() -> None:
     with pytest.raises(ConfigError, match="at least 2 members, found 1"):
         plan_of(acquisition="disagreement", ensemble=RewardModelSettings(n_members=1))
+
+
+@pytest.mark.parametrize("steps", [300, 390, 410, 440])
+def test_whole_episodes_of_warm_up_do_not_eat_the_only_round(steps: int) -> None:
+    """Eight envs of 50 steps: rounded up to whole episodes, the warm-up alone would take 400."""
+    small = {"n_envs": 8, "n_steps": 7, "batch_size": 56}
+    assert plan_of(labels=700, steps=steps, hyperparameters=small).n_rounds >= 1

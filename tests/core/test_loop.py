@@ -14,6 +14,7 @@ from rlhf_gym.data import Choice, Clip, Preference, Query, Trajectory
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.answer_sources import Due
+from rlhf_gym.feedback.given import last_answer
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
 from rlhf_gym.protocols import FitReport, Signal
@@ -244,7 +245,7 @@ def test_a_run_thrown_back_by_a_round_trains_it_on_what_it_knew_then(
     # All rounds were asked and answered; then the last two checkpoints were lost.
     again = play(
         tmp_path / "whole", Repeatable(make_clip), plan, AllFirst(),
-        first_round=2, progress=Progress(last_sequence=10, n_asked=10),
+        first_round=2, progress=Progress(last_sequence=10, n_labels=10, n_asked=10),
     )  # fmt: skip
     assert [len(fitted) for fitted in again.fits] == [15, 20]
     marks = [row["last_sequence"] for row in Run(tmp_path / "whole").metrics()]
@@ -258,4 +259,30 @@ def test_a_checkpoint_says_what_was_asked_and_learned(
     play(tmp_path / "run", Learner(make_clip), plan, AllFirst())
     checkpoint = Run(tmp_path / "run").latest_checkpoint()
     assert checkpoint is not None
-    assert (checkpoint.state["last_sequence"], checkpoint.state["n_asked"]) == (5, 5)
+    state = checkpoint.state
+    assert (state["last_sequence"], state["n_labels"], state["n_asked"]) == (5, 5, 5)
+
+
+def test_a_late_answer_about_an_earlier_round_hides_no_fit(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    """The store's last answer is about round 0; round 1's own came before it."""
+
+    class Backwards(AllFirst):
+        def collect(self, store: PreferenceStore, due: Due) -> None:
+            open_ = store.open_queries()
+            if due.round == 0:
+                store.answer([Preference(q, Choice.FIRST, "human") for q in open_[1:]])
+            else:
+                store.answer([Preference(q, Choice.FIRST, "human") for q in reversed(open_)])
+
+    plan = Plan(0, [3, 2, 0], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    run_folder = tmp_path / "run"
+    whole = play(run_folder, Learner(make_clip), plan, Backwards())
+    assert [len(fitted) for fitted in whole.fits] == [2, 5]
+    # Thrown back to round 0, whose late answer is now known at once: 3, and 5 in the next.
+    with PreferenceStore(run_folder) as store:
+        assert last_answer(store, 0) == last_answer(store, 1) == 5
+    plan = Plan(0, [0, 0, 0], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    again = play(run_folder, Learner(make_clip), plan, AllFirst(), first_round=0)
+    assert [len(fitted) for fitted in again.fits] == [3, 5]

@@ -249,7 +249,6 @@ def test_watch_prints_completions_and_films_none(finished: Run, tmp_path, capsys
         ({"hyperparameters": {"reward_model": {"lr": 0.1}}}, "unknown option `lr`"),
         ({"hyperparameters": {"reward_model": {"n_members": "three"}}}, "n_members is 'three'"),
         ({"horizon": 5, "clip_length": 5}, "--horizon, --clip-length: of no effect"),
-        ({"warm_up": 0.2}, "--warm-up: of no effect"),
         ({"ensemble": RewardModelSettings(n_members=2)}, "--ensemble .*: of no effect"),
         ({"algo": "dpo", "acquisition": "entropy"}, "learns without one; use `uniform`"),
     ],

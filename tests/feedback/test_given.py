@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from gymnasium import spaces
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.answer_sources import Due, Replay
-from rlhf_gym.feedback.given import add_given, count_given, has_given, last_answer, read_given
+from rlhf_gym.feedback.given import (
+    add_given,
+    count_asked,
+    count_given,
+    count_outstanding,
+    has_given,
+    last_answer,
+    read_given,
+)
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import SpaceInfo
 from rlhf_gym.text_clips import text_clip
@@ -164,3 +173,34 @@ def test_the_last_answer_of_the_rounds_so_far_leaves_later_rounds_out(tmp_path: 
         for query in (rounds[0], rounds[2], rounds[1]):
             store.answer([Preference(query, Choice.FIRST, "human", "a")])
         assert [last_answer(store, k) for k in range(3)] == [1, 3, 3]
+
+
+def test_a_disk_that_fills_up_in_between_leaves_nothing_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions without their answers would count as given, and be put to people."""
+    given = read_given(filled(tmp_path / "old"), "Env-v0", INFO)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with PreferenceStore(tmp_path / "new") as store:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr("rlhf_gym.feedback.formats.snapshot.restore_answer", full)
+            add_given(store, given)
+        assert not has_given(store) and store.counts()["n_queries"] == 0
+        assert add_given(store, given) == 2
+
+
+def test_what_is_outstanding_is_the_runs_own(tmp_path: Path) -> None:
+    with PreferenceStore(tmp_path / "new") as store:
+        add_given(store, read_given(filled(tmp_path / "old"), "Env-v0", INFO))
+        own = [Query((clip(20 + 2 * i), clip(21 + 2 * i)), 1, i, 0) for i in range(3)]
+        store.post(own, n_wanted=2)
+        assert [count_outstanding(store, k) for k in range(3)] == [2, 4, 6]
+        assert [count_asked(store, k) for k in range(4)] == [0, 1, 2, 3]
+        store.answer([Preference(own[1], Choice.FIRST, "human", "a")])
+        assert [count_outstanding(store, k) for k in range(3)] == [2, 3, 5]
+        for labeller in "ab":  # of those given; their pairs are open again, and not this run's
+            store.forget_labeller(labeller)
+        assert [count_outstanding(store, k) for k in range(3)] == [2, 4, 6]
