@@ -199,6 +199,23 @@ def test_a_round_that_the_recording_did_not_finish_is_answered_as_far_as_it_went
         assert [p.query.id for p in store.preferences(first_rounds=2)][-1] == queries(1, 2)[1].id
 
 
+def test_a_run_that_was_thrown_back_is_fed_round_by_round(store, tmp_path: Path) -> None:
+    """Round 2 was asked and answered before the last answer that round 1 was trained on."""
+    asked = [queries(k, 1)[0] for k in range(3)]
+    with PreferenceStore(tmp_path / "old") as old:
+        old.post(asked)
+        for k in (0, 2, 1):
+            old.answer([answer(asked[k])])
+    marks = [{"round": k, "last_sequence": last} for k, last in enumerate((1, 3, 3))]
+    lines = "".join(json.dumps(mark) + "\n" for mark in marks)
+    (tmp_path / "old" / "metrics.jsonl").write_text(lines)
+    replay = Replay(tmp_path / "old")
+    for k, query in enumerate(asked):
+        store.post([query])
+        replay.collect(store, Due(k, k + 1))
+        assert store.counts()["n_answers"] == k + 1
+
+
 def test_a_bare_store_answers_what_is_asked(store, tmp_path: Path) -> None:
     recorded(tmp_path / "old").close()
     (tmp_path / "old" / "metrics.jsonl").unlink()
