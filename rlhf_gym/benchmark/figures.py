@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -65,13 +66,7 @@ def draw_curves(spec: BenchmarkSpec, records: Sequence[Record]) -> Figure | None
     for panel in panels[len(tasks) :]:
         panel.remove()
     ordered = [setting for setting in spec.settings if setting in handles]
-    figure.legend(
-        [handles[setting] for setting in ordered],
-        ordered,
-        loc="outside lower center",
-        ncols=min(6, len(ordered)),
-        frameon=False,
-    )
+    _add_legend(figure, [handles[setting] for setting in ordered], ordered)
     return figure
 
 
@@ -135,8 +130,20 @@ def draw_fractions(spec: BenchmarkSpec, summary: Mapping[str, Any]) -> Figure | 
     panel.set_ylabel("fraction of the reference's gain over random")
     panel.set_title("mean and 95 % interval; dashes: single seeds", loc="left", fontsize=10)
     panel.grid(axis="y", alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=min(6, len(shown)), frameon=False)
+    _add_legend(figure, *panel.get_legend_handles_labels())
     return figure
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """Below the panels, in as few rows as the figure's width allows."""
+    for n_columns in range(min(6, len(names)), 0, -1):
+        legend = figure.legend(
+            handles, names, loc="outside lower center", ncols=n_columns, frameon=False
+        )
+        if legend.get_window_extent().width <= figure.bbox.width:
+            return
+        if n_columns > 1:
+            legend.remove()
 
 
 def _fractions(

@@ -312,3 +312,21 @@ def test_no_number_in_the_results_is_nan(out: Path) -> None:
 
     json.loads((out / "summary.json").read_text(), parse_constant=refuse)
     assert "nan" not in (out / "table.md").read_text().lower()
+
+
+def test_a_legend_of_many_settings_stays_within_a_narrow_figure() -> None:
+    names = [f"a-rather-long-name-{k}" for k in range(6)]
+    settings = {"true": {"reward": "true"}, **{name: {} for name in names}}
+    spec = make_spec(tasks={A: {}}, settings=settings, reference=("true",))
+    records = [
+        make_record(A, setting, seed, value)
+        for setting in settings
+        for seed, value in ((3, 9.0), (4, 11.0))
+    ]
+    for figure in (draw_fractions(spec, summarise(spec, records)), draw_curves(spec, records)):
+        assert figure is not None
+        (legend,) = figure.legends
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+        assert set(names) <= {text.get_text() for text in legend.get_texts()}
