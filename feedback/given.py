@@ -14,6 +14,7 @@ from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import SpaceInfo
+from rlhf_gym.text_clips import is_text_clip
 
 __all__ = [
     "Given",
@@ -32,7 +33,6 @@ _COUNT = (
     " THEN json_extract(a.payload, '$.details.given_as') END IS NOT NULL"
     " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
 )
-_TEXT = "text:"  # what the context of every text begins with
 _ASKED = "SELECT count(*) FROM queries WHERE round < ? AND position < ?"
 _OUTSTANDING = (
     f"SELECT coalesce(sum(max(q.n_wanted - {ANSWERS_OF_Q}, 0)), 0) FROM queries AS q"
@@ -146,8 +146,13 @@ def read_given(source: Path, context_id: str, info: SpaceInfo, *, is_text: bool 
             f"`preferences` names {source}, whose store holds no answer; answer some, or leave "
             "the option away."
         )
-    contexts = sorted({q.context_id for q in queries})
-    foreign = [c for c in contexts if not (c.startswith(_TEXT) if is_text else c == context_id)]
+    foreign = sorted(
+        {
+            query.context_id
+            for query in queries
+            if not (is_text_clip(query.first) if is_text else query.context_id == context_id)
+        }
+    )
     if foreign:
         others = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise ConfigError(

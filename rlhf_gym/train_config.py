@@ -159,7 +159,7 @@ def read_run_config(run: Run) -> TrainConfig:
             raise
         raise SchemaError(
             f"{run.folder} was made by rlhf_gym {made_by}, this is {here}, and its options cannot "
-            f"be read ({error}) Install that version: `pip install rlhf_gym=={made_by}`."
+            f"be read ({error}) Take rlhf_gym {made_by} for this run."
         ) from error
 
 

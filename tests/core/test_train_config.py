@@ -61,5 +61,5 @@ def test_options_of_another_version_are_told_from_mistakes(tmp_path: Path) -> No
         read_run_config(run)
     made = {"versions": {"rlhf_gym": "99.0"}}
     (run.folder / "provenance.json").write_text(json.dumps(made))
-    with pytest.raises(SchemaError, match=r"made by rlhf_gym 99\.0, this is .*rlhf_gym==99\.0"):
+    with pytest.raises(SchemaError, match=r"made by rlhf_gym 99\.0, this is .*Take rlhf_gym 99\.0"):
         read_run_config(run)
