@@ -23,6 +23,7 @@ from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
+from rlhf_gym.text_clips import is_text_context
 from rlhf_gym.train_config import TrainConfig, read_run_config
 
 __all__ = ["label_store", "open_sitting"]
@@ -129,7 +130,7 @@ def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
     if (folder / "config.yaml").exists():
         config = read_run_config(Run.open(folder))
     contexts = store.rows("SELECT context FROM clips LIMIT 1")
-    if contexts and contexts[0][0].startswith("text:"):
+    if contexts and is_text_context(contexts[0][0]):
         return _Task(None, config)
     named = contexts[0][0] if contexts else None
     env_id = options.env or (config.env if config else named)

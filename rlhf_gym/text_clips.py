@@ -25,6 +25,7 @@ __all__ = [
     "clip_finished",
     "clip_text",
     "is_text_clip",
+    "is_text_context",
     "symbols_text",
     "text_clip",
     "text_context",
@@ -61,10 +62,15 @@ def text_clip(prompt: str, completion: str, finished: bool = True) -> Clip:
     return Clip(obs=obs.copy(), actions=obs[1:].copy(), context_id=text_context(prompt))
 
 
+def is_text_context(context_id: str) -> bool:
+    """Whether clips of this context are texts: whether it is of `text_context`'s making."""
+    return context_id.startswith(_PREFIX)
+
+
 def is_text_clip(clip: Clip) -> bool:
     """Whether `clip_text` can read the clip, by its context and layout."""
     return (
-        clip.context_id.startswith(_PREFIX)
+        is_text_context(clip.context_id)
         and clip.actions.dtype == np.uint8
         and clip.actions.ndim == 1
     )

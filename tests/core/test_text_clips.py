@@ -13,6 +13,7 @@ from rlhf_gym.text_clips import (
     clip_finished,
     clip_text,
     is_text_clip,
+    is_text_context,
     symbols_text,
     text_clip,
     text_context,
@@ -38,6 +39,10 @@ def test_the_layout_is_the_one_that_the_module_draws() -> None:
     assert clip.obs.tolist() == [0xFF, 0x61, 0xFE, 0xC3, 0xA9, 0xFD]
     assert (clip.obs.dtype, clip.actions.dtype) == (np.uint8, np.uint8)
     assert clip.context_id == "text:" + hashlib.sha256(b"a").hexdigest() == text_context("a")
+
+
+def test_a_context_tells_texts_from_an_env() -> None:
+    assert is_text_context(text_context("")) and not is_text_context("Env-v0")
 
 
 def test_ids_follow_the_content_and_the_border_between_prompt_and_completion() -> None:
