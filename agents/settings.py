@@ -178,14 +178,6 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     if missing:
         raise ConfigError(f"{where} lacks {missing}; every task needs {list(_NEEDED)}.")
     _check_values(entry, where)
-    normalize = entry["normalize"]
-    if isinstance(normalize, dict):
-        if normalize.get("norm_reward"):
-            raise ConfigError(
-                f"{where} asks for `norm_reward: true`; set it to false: the learned reward is "
-                "scaled once per fit, by the reward model."
-            )
-        normalize = normalize.get("norm_obs", True)
     algorithm = {name: value for name, value in entry.items() if name not in _OURS}
     policy_kwargs = dict(algorithm.get("policy_kwargs") or {})
     activation = policy_kwargs.get("activation_fn")
@@ -202,13 +194,31 @@ def _parse(entry: dict[str, Any], where: str) -> AgentSettings:
     return AgentSettings(
         n_envs=entry["n_envs"],
         n_timesteps=int(entry["n_timesteps"]),
-        normalize_obs=bool(normalize),
+        normalize_obs=_normalizes_obs(entry["normalize"], where),
         policy=entry["policy"],
         reward_scale=float(entry["reward_scale"]),
         center_rewards=entry.get("center_rewards", False),
         restart_at=entry.get("restart_at"),
         algorithm=algorithm,
     )
+
+
+def _normalizes_obs(normalize: bool | Mapping[str, Any], where: str) -> bool:
+    """rl-zoo's `normalize`, as a whole or by part."""
+    if isinstance(normalize, bool):
+        return normalize
+    for name, value in normalize.items():
+        if name not in ("norm_obs", "norm_reward") or not isinstance(value, bool):
+            raise ConfigError(
+                f"{where} has `{name}: {value!r}` within `normalize`; accepted there are "
+                "`norm_obs` and `norm_reward`, each true or false."
+            )
+    if normalize.get("norm_reward"):
+        raise ConfigError(
+            f"{where} asks for `norm_reward: true`; set it to false: the learned reward is "
+            "scaled once per fit, by the reward model."
+        )
+    return bool(normalize.get("norm_obs", True))
 
 
 def _linear(name: str, text: str, where: str) -> LinearSchedule:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
+from rlhf_gym.envs import TASK_IDS, make_env, space_info
 from rlhf_gym.errors import ConfigError
 
 
@@ -111,7 +112,10 @@ TABLE = (
         ("default: [1]", "no mapping"),
         ("default: {n_envs: 1}", "lacks"),
         (TABLE.format(n_envs=0, normalize="true", rest=""), "`n_envs: 0`"),
-        (TABLE.format(n_envs=1, normalize="{norm_reward: true}", rest=""), "norm_reward"),
+        (TABLE.format(n_envs=1, normalize="{norm_reward: true}", rest=""), "norm_reward: true"),
+        (TABLE.format(n_envs=1, normalize="{norm_obz: false}", rest=""), "norm_obz: False.*within"),
+        (TABLE.format(n_envs=1, normalize="{norm_obs: 'no'}", rest=""), "norm_obs: 'no'.*within"),
+        (TABLE.format(n_envs=1, normalize="{clip_obs: 5}", rest=""), "clip_obs: 5.*within"),
         (
             TABLE.format(
                 n_envs=1, normalize="true", rest=", policy_kwargs: {activation_fn: nn.ReLU}"
@@ -127,6 +131,26 @@ def test_a_malformed_table_is_refused(tmp_path: Path, content: str, message: str
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_settings("ppo", "Any-v0", path=path)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "obs"), [({}, True), ({"norm_obs": False, "norm_reward": False}, False)]
+)
+def test_the_zoo_s_mapping_says_whether_observations_are_normalised(normalize, obs) -> None:
+    assert load_settings("ppo", "Any-v0", {"normalize": normalize}).normalize_obs is obs
+
+
+# PointMass takes the default, HopperBackflip's are for episodes of 100 steps: its id has more.
+_OTHERS = {"rlhf_gym/PointMass-v0", "rlhf_gym/HopperBackflip-v0"}
+
+
+@pytest.mark.parametrize("task", sorted(set(TASK_IDS) - _OTHERS))
+def test_a_task_s_own_settings_run_as_they_stand_in_the_table(task: str) -> None:
+    env = make_env(task)
+    horizon = space_info(env).horizon
+    env.close()
+    settings = load_settings("ppo", task)
+    assert align(settings, horizon) == settings
 
 
 @given(
