@@ -8,14 +8,14 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import yaml
 
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml"]
+__all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml", "yaml_texts"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Texts(_UniqueKeys):
+    """Every scalar as the text that it was written as; only `<<` keeps its meaning."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def is_whole(value: Any, low: int = 1) -> bool:
     """Whether a value is a whole number, numpy's included, of at least `low`; a bool is none."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -55,15 +64,33 @@ def from_yaml(cls: type[T], path: Path) -> T:
     Raises:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
+    content = _loaded(path, _UniqueKeys)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
+    return from_mapping(cls, content, str(path))
+
+
+def yaml_texts(path: Path) -> Any:
+    """What a YAML file holds, with all names and values as they were written.
+
+    Raises:
+        ConfigError: the file is missing or malformed.
+
+    >>> file = getfixture("tmp_path") / "names.yml"
+    >>> _ = file.write_text("{0700: yes, true: ~}")
+    >>> yaml_texts(file)
+    {'0700': 'yes', 'true': '~'}
+    """
+    return _loaded(path, _Texts)
+
+
+def _loaded(path: Path, loader: type[yaml.SafeLoader]) -> Any:
     try:
-        content = _UniqueKeys(path.read_text()).get_single_data()
+        return loader(path.read_text()).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
-    return from_mapping(cls, content, str(path))
 
 
 def from_mapping(cls: type[T], content: Mapping[str, Any], where: str) -> T:
@@ -106,9 +133,27 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         else isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))
     )
     if not accepted:
-        wanted = f"one of {list(arguments)}" if origin is typing.Literal else str(hint)
-        raise ConfigError(f"{where} is {value!r}; accepted is {wanted}.")
+        raise ConfigError(f"{where} is {value!r}; accepted is {_in_words(hint)}.")
     return value
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    Path: "a path",
+}
+
+
+def _in_words(hint: Any) -> str:
+    """A type as a reader of YAML would name it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {list(arguments)}"
+    if origin is tuple:
+        return f"a list, each entry {_in_words(arguments[0])}"
+    return _WORDS.get(hint, "a mapping" if (origin or hint) in (dict, Mapping) else str(hint))
 
 
 def _plain(value: Any) -> Any:

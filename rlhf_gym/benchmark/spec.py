@@ -6,12 +6,12 @@ import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rlhf_gym.config import from_mapping, from_yaml, is_whole
+from rlhf_gym.config import from_mapping, from_yaml, is_whole, yaml_texts
 from rlhf_gym.errors import ConfigError, RlhfGymError
 from rlhf_gym.train_config import TrainConfig
 
@@ -49,12 +49,12 @@ class BenchmarkSpec:
     name: str
     """Names the folder of the results."""
     tasks: Mapping[str, Overrides]
-    """Env id -> overrides."""
+    """Env id -> overrides; from a list of ids, ids without any."""
     settings: Mapping[str, Overrides]
     """Name -> overrides, plus `runner`: "train" (default), or "stock" for plain SB3 PPO on the
     true reward."""
     seeds: tuple[int, ...]
-    """Root seeds, each of every task and setting."""
+    """Root seeds, each of every task and setting; any sequence of whole numbers is taken."""
     reference: tuple[str, ...] = ()
     """Settings on the true reward; a task's fractions have the better of them (by mean) below the
     line. None: no fractions."""
@@ -64,6 +64,7 @@ class BenchmarkSpec:
     """Runs at once, each in a process of its own."""
 
     def __post_init__(self) -> None:
+        self._make_plain()
         for name in ("tasks", "settings", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(f"`{name}` is empty; a benchmark needs at least one entry there.")
@@ -76,9 +77,8 @@ class BenchmarkSpec:
                     )
         for name in ("seeds", "reference", "headline"):
             _refuse_repeats(name, getattr(self, name))
-        _check_seeds(self.seeds)
-        if self.workers < 1:
-            raise ConfigError(f"`workers` is {self.workers}; at least 1 is needed.")
+        if not is_whole(self.workers):
+            raise ConfigError(f"`workers` is {self.workers!r}; at least 1 is needed.")
         _check_known("reference", self.reference, self.settings)
         _check_known("headline", self.headline, self.tasks)
         self._check_slugs()
@@ -92,6 +92,27 @@ class BenchmarkSpec:
             if self.reference:
                 _refuse_other_envs(task, envs, self.reference[0])
                 self._refuse_learned_references(task)
+
+    def _make_plain(self) -> None:
+        """Take what a caller would write, a list of ids or a range of seeds, and keep one kind."""
+        tasks: Any = self.tasks
+        if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+            raise ConfigError(
+                f"`tasks` is {tasks!r}; accepted is a list of env ids, or a mapping of ids to "
+                "overrides."
+            )
+        _refuse_repeats("tasks", list(tasks))
+        entries = tasks.items() if isinstance(tasks, Mapping) else [(task, None) for task in tasks]
+        object.__setattr__(self, "tasks", _plain_overrides("tasks", entries))
+        settings = _plain_overrides("settings", self.settings.items())
+        object.__setattr__(self, "settings", settings)
+        for name in ("seeds", "reference", "headline"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise ConfigError(f"`{name}` is {value!r}; accepted is a list.")
+            object.__setattr__(self, name, tuple(value))
+        _check_seeds(self.seeds)
+        object.__setattr__(self, "seeds", tuple(map(int, self.seeds)))  # numpy's are no JSON
 
     def runner(self, setting: str) -> Runner:
         """What makes a setting's runs."""
@@ -146,7 +167,7 @@ class BenchmarkSpec:
 
 @dataclass(frozen=True)
 class _SpecFile:
-    """The same as it stands in YAML, which reads the name `true` as a boolean."""
+    """The same as it stands in YAML, which reads the name `true` as a boolean, `0700` as 448."""
 
     name: str | None = None
     tasks: object = None
@@ -165,28 +186,14 @@ def load_spec(path: Path) -> BenchmarkSpec:
             refused; the message names file, key and value.
     """
     file = from_yaml(_SpecFile, path)
-    if isinstance(file.tasks, Sequence) and not isinstance(file.tasks, str):
-        if odd := [task for task in file.tasks if not isinstance(task, str)]:
-            raise ConfigError(
-                f"{path}: `tasks` is a list that holds {odd[0]!r}; accepted are env ids. With "
-                "options, write a mapping instead, without the dashes."
-            )
-        _refuse_repeats("tasks", file.tasks)
-        tasks: Mapping[Any, Any] = dict.fromkeys(file.tasks)
-    elif isinstance(file.tasks, Mapping) or file.tasks is None:
-        tasks = file.tasks or {}
-    else:
-        raise ConfigError(
-            f"{path}: `tasks` is {file.tasks!r}; accepted is a list of env ids, or a mapping of "
-            "ids to overrides."
-        )
+    written = yaml_texts(path)
     with named(str(path)):
         return BenchmarkSpec(
             name=file.name or path.stem,
-            tasks=_plain_overrides("tasks", tasks),
-            settings=_plain_overrides("settings", file.settings),
+            tasks=file.tasks or {},  # type: ignore[arg-type]  # looked at there
+            settings=dict(zip(written.get("settings", {}), file.settings.values(), strict=True)),
             seeds=file.seeds,
-            reference=tuple(_text(name) for name in file.reference),
+            reference=tuple(written.get("reference", ())),
             headline=file.headline,
             workers=file.workers,
         )
@@ -201,29 +208,24 @@ def named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
-def _plain_overrides(where: str, entries: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+def _plain_overrides(where: str, entries: Iterable[tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
     plain: dict[str, dict[str, Any]] = {}
-    for key, overrides in entries.items():
+    for name, overrides in entries:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"`{where}` holds {name!r}, which is no name; give text. With options, write a "
+                "mapping, without the dashes."
+            )
         if overrides is not None and not isinstance(overrides, Mapping):
             raise ConfigError(
-                f"`{where}`: {_text(key)} must be a mapping of options ({{}} for none), found "
+                f"`{where}`: {name} must be a mapping of options ({{}} for none), found "
                 f"{overrides!r}."
             )
-        options = {_text(name): value for name, value in (overrides or {}).items()}
-        if isinstance(options.get("reward"), bool):  # YAML's reading of `reward: true`
-            options["reward"] = _text(options["reward"])
-        if (name := _text(key)) in plain:
-            raise ConfigError(
-                f"`{where}` has two entries that are both called {name!r}; rename one of them "
-                "(YAML reads `true`, `True` and `on` as one value, and `1` and `01` as one number)."
-            )
+        options = dict(overrides or {})
+        if isinstance(reward := options.get("reward"), bool):  # YAML's reading of `reward: true`
+            options["reward"] = str(reward).lower()
         plain[name] = options
     return plain
-
-
-def _text(name: object) -> str:
-    """A name as it was written: YAML reads `true` as a boolean and `700` as a number."""
-    return str(name).lower() if isinstance(name, bool) else str(name)
 
 
 def _merged(below: Overrides, above: Overrides) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlhf_gym.benchmark.spec import BenchmarkSpec, load_spec, named, task_slug
@@ -50,6 +52,21 @@ def test_a_file_is_read_and_yamls_booleans_become_the_names_they_were(tmp_path: 
     assert [spec.runner(name) for name in spec.settings] == ["train", "stock", "train", "train"]
 
 
+def test_names_are_as_they_were_written_not_as_yaml_reads_them(tmp_path: Path) -> None:
+    text = "tasks: [A-v0]\nsettings: {0700: , yes: {reward: yes}, ~: }\nseeds: [0]\n"
+    with pytest.raises(ConfigError, match="'~' is part of a file's name"):
+        load_spec(written(tmp_path, text))
+    text = text.replace("yes: {reward: yes}, ~: ", "yes: {reward: on}") + "reference: [yes]\n"
+    spec = load_spec(written(tmp_path, text))
+    assert (list(spec.settings), spec.reference) == (["0700", "yes"], ("yes",))
+    assert spec.settings["yes"] == {"reward": "true"}
+
+
+def test_a_setting_may_be_built_on_another(tmp_path: Path) -> None:
+    text = "tasks: [A-v0]\nsettings: {a: &a {labels: 70}, b: {<<: *a, rounds: 3}}\nseeds: [0]\n"
+    assert load_spec(written(tmp_path, text)).settings["b"] == {"labels": 70, "rounds": 3}
+
+
 def test_a_plain_list_of_tasks_and_a_file_without_a_name_will_do(tmp_path: Path) -> None:
     text = "tasks: [a/B-v0, C-v1]\nsettings: {x: }\nseeds: [0]\n"
     spec = load_spec(written(tmp_path, text))
@@ -86,7 +103,8 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("[3, 4]", "[3, 4, 3]", r"`seeds` is \[3, 4, 3\] and repeats 3"),
         ("[3, 4]", "[3, -4]", "`seeds` holds -4"),
         ("[3, 4]", "[]", "`seeds` is empty"),
-        ("[3, 4]", "7", "seeds is 7"),
+        ("[3, 4]", "7", "seeds is 7; accepted is a list, each entry a whole number"),
+        ("[3, 4]", "[3, x]", "seeds is 'x'; accepted is a whole number"),
         ("[true, stock]", "[true, stok]", "`reference` names 'stok'.*Did you mean `stock`"),
         ("[true, stock]", "[true, true]", "`reference`.*repeats true"),
         ("headline: [rlhf_gym/P", "headline: [P", "`headline` names 'PointMass-v0'"),
@@ -100,7 +118,7 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("{labels: 70,", "{env_kwargs: {goal: 1},", "learned-70 makes another env.*goal"),
         ("{labels: 70,", "{teacher: human,", "setting learned-70: `teacher` is human"),
         ("[true, stock]", "[stock, 100]", "`reference` names 100, whose `reward`.*'learned'"),
-        ("  100: {labels", "  'true': {labels", "two entries that are both called 'true'"),
+        ("  100: {labels", "  'true': {labels", "the key 'true' is there twice"),
         ("[3, 4]", "[3, 9223372036854775808]", r"`seeds` holds 9223372036854775808.*2\*\*63"),
     ],
 )
@@ -148,8 +166,35 @@ def test_a_spec_made_in_python_is_checked_the_same_way() -> None:
     assert make_spec().config("rlhf_gym/PointMass-v0", "learned", 1).labels == 70
     with pytest.raises(ConfigError, match="`seeds` holds True"):
         make_spec(seeds=(True,))
+    plain = make_spec(
+        tasks=["A-v0"], settings={"x": None}, seeds=np.arange(2), reference=[], headline=["A-v0"]
+    )
+    assert plain == make_spec(
+        tasks={"A-v0": {}}, settings={"x": {}}, seeds=(0, 1), headline=("A-v0",)
+    )
+    assert make_spec(seeds=range(2)) == make_spec()
+    assert json.dumps(plain.seeds) == "[0, 1]", "as the results hold them"
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_spec().name = "other"  # type: ignore[misc]  # that it is refused is the test
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "true"}, "`reference` is 'true'; accepted is a list"),
+        ({"seeds": 3}, "`seeds` is 3; accepted is a list"),
+        ({"seeds": (0.0,)}, r"`seeds` holds 0\.0"),
+        ({"tasks": "A-v0"}, "`tasks` is 'A-v0'; accepted is a list of env ids"),
+        ({"tasks": [3]}, "`tasks` holds 3, which is no name"),
+        ({"settings": {7: {}}}, "`settings` holds 7, which is no name"),
+        ({"workers": 1.5}, r"`workers` is 1\.5"),
+    ],
+)
+def test_what_python_would_read_otherwise_than_meant_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_spec(**changes)
 
 
 def test_the_shipped_specifications_are_read(repository: Path) -> None:
