@@ -137,7 +137,7 @@ class PPOAgent:
         set_random_seed(torch_seed(seed))
         self.venv.seed(torch_seed(seed.spawn(1)[0]))
         self._rng = np.random.default_rng(seed)
-        self.recorder.n_early_ends = 0
+        self.recorder.early_ends.n = 0
         self._drop_episodes()
 
     def _drop_episodes(self) -> None:
@@ -189,7 +189,7 @@ class PPOAgent:
         returns = substitute.episode_returns
         return {
             "learned_rollout_return": float(np.mean(returns)) if returns else float("nan"),
-            "early_ends": self.recorder.n_early_ends,
+            "early_ends": self.recorder.early_ends.n,
         }
 
     def _is_restart_due(self) -> bool:

@@ -7,7 +7,6 @@ vectorised env and keeps a ring of recent steps with a stated bound in bytes.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.agents.picture_ring import PictureRing
 from rlhf_gym.data import Array, Clip, RewardBatch
-from rlhf_gym.envs.make import HorizonWarning, early_end_warning
+from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.reward_substitution import executed_action
 from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 
@@ -58,14 +57,12 @@ class Recorder(VecEnvWrapper):
         super().__init__(venv)
         self.context_id = context_id
         self.max_bytes = max_bytes
-        self.horizon = horizon
+        self.early_ends = EarlyEnds(context_id, horizon, allowed=allow_variable_horizon)
         self._min_steps = n_steps if min_steps is None else min_steps
-        self._warn_on_early_end = not allow_variable_horizon
         self._episode_steps = np.zeros(venv.num_envs, dtype=np.int64)
         self._saw_reward = False
         self.capacity = 0
         self.n_recorded = 0
-        self.n_early_ends = 0
         self._ring: dict[str, Array] = {}
         self._n_state = 0
         self._pictures: PictureRing | None = None
@@ -176,15 +173,8 @@ class Recorder(VecEnvWrapper):
                 self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
             if self._pictures is not None:
                 self._pictures.begin_one(int(env), self.venv.unwrapped.reset_infos[env])
-            early = (
-                self._episode_steps[env] < self.horizon
-                if self.horizon is not None
-                else not infos[env]["TimeLimit.truncated"]
-            )
-            self.n_early_ends += int(early)
-            if early and self._warn_on_early_end:
-                self._warn_on_early_end = False
-                warnings.warn(early_end_warning(self.context_id), HorizonWarning, stacklevel=2)
+            truncated = infos[env]["TimeLimit.truncated"]
+            self.early_ends.note(int(self._episode_steps[env]), truncated)
             self._episode_steps[env] = 0
 
     def _require_finite(self, obs: Any) -> None:

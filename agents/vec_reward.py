@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.reward_substitution import checked_rewards, executed_action
 from rlhf_gym.protocols import RewardFunction
 
@@ -25,17 +26,30 @@ class VecLearnedReward(VecEnvWrapper):
     Args:
         venv: Any vectorised env.
         reward_function: (n_envs, 1) batch -> rewards.
+        horizon: Steps of a full episode; shorter ones get one `HorizonWarning`. None warns about
+            episodes that no time limit ended.
+        allow_variable_horizon: Whether episodes that end early pass without it.
     """
 
-    def __init__(self, venv: VecEnv, reward_function: RewardFunction) -> None:
+    def __init__(
+        self,
+        venv: VecEnv,
+        reward_function: RewardFunction,
+        *,
+        horizon: int | None = None,
+        allow_variable_horizon: bool = False,
+    ) -> None:
         super().__init__(venv)
         self.reward_function = reward_function
+        self.early_ends = EarlyEnds("this env", horizon, allowed=allow_variable_horizon)
+        self._episode_steps = np.zeros(venv.num_envs, np.int64)
 
     def reset(self) -> Any:
         """Reset all envs."""
         obs = self.venv.reset()
         assert isinstance(obs, np.ndarray)
         self._obs: Array = obs
+        self._episode_steps[:] = 0
         return obs
 
     def step_async(self, actions: Array) -> None:
@@ -53,8 +67,12 @@ class VecLearnedReward(VecEnvWrapper):
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         next_obs = obs.copy()
+        self._episode_steps += 1
         for env in np.flatnonzero(dones):
             next_obs[env] = infos[env]["terminal_observation"]
+            truncated = infos[env]["TimeLimit.truncated"]
+            self.early_ends.note(int(self._episode_steps[env]), truncated)
+            self._episode_steps[env] = 0
         batch = RewardBatch.from_steps(
             self._obs[:, None], self._actions[:, None], next_obs[:, None]
         )

@@ -11,7 +11,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
 from rlhf_gym.envs.hide_reward import HideReward, hide_reward, is_hidden
-from rlhf_gym.envs.make import HorizonWarning, early_end_warning, env_table, make_env, space_info
+from rlhf_gym.envs.horizon import HorizonWarning, early_end_warning
+from rlhf_gym.envs.make import env_table, make_env, space_info
 from rlhf_gym.envs.preference_ready import make_preference_ready
 from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
 from rlhf_gym.envs.sim_state import get_sim_state, render_state, set_sim_state

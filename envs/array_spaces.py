@@ -47,11 +47,11 @@ class FlatObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
         self._space = _kept(env, obs_keys)
         self.obs_keys = tuple(self._space) if isinstance(self._space, spaces.Dict) else ()
         if wrong := unsupported_spaces(self._space):
-            keys = " or leave its key out of `obs_keys`," if self.obs_keys else ""
+            keys = " or leave its key out of `obs_keys`" if self.obs_keys else ""
             raise ConfigError(
                 f"{env} observes {', '.join(wrong)}, which is no array of one shape. "
                 f"{_OBSERVATIONS}; turn it into one of them with "
-                f"gymnasium.wrappers.TransformObservation,{keys} before `make_preference_ready`."
+                f"gymnasium.wrappers.TransformObservation{keys} before `make_preference_ready`."
             )
         if spaces.flatdim(self._space) == 0:
             raise ConfigError(
@@ -97,18 +97,19 @@ def unsupported_spaces(space: spaces.Space[Any], name: str = "") -> list[str]:
     elif isinstance(space, spaces.Tuple):
         parts = list(enumerate(space.spaces))
     elif not isinstance(space, _ARRAYS):
-        # A Text space shows its whole alphabet.
-        text = (
-            f"Text({space.min_length}, {space.max_length}, charset=...)"
-            if isinstance(space, spaces.Text)
-            else str(space)
-        )
-        return [f"{text} (at {name!r})" if name else text]
+        return [f"{_in_words(space)} (at {name!r})" if name else _in_words(space)]
     return [
         wrong
         for key, part in parts
         for wrong in unsupported_spaces(part, f"{name}/{key}" if name else str(key))
     ]
+
+
+def _in_words(space: spaces.Space[Any]) -> str:
+    """A space as it prints itself, but for Text, which shows its whole alphabet."""
+    if isinstance(space, spaces.Text):
+        return f"Text({space.min_length}, {space.max_length}, charset=...)"
+    return str(space)
 
 
 def check_action_space(env: gym.Env[Any, Any]) -> None:
@@ -121,9 +122,9 @@ def check_action_space(env: gym.Env[Any, Any]) -> None:
     space = env.action_space
     if not isinstance(space, _ARRAYS):
         raise ConfigError(
-            f"the action space of {env} is {space}. Supported are Box, Discrete, MultiDiscrete "
-            "and MultiBinary; turn it into one of them with gymnasium.wrappers.TransformAction, "
-            "e.g. a Tuple of Discrete into a MultiDiscrete."
+            f"the action space of {env} is {_in_words(space)}. Supported are Box, Discrete, "
+            "MultiDiscrete and MultiBinary; turn it into one of them with "
+            "gymnasium.wrappers.TransformAction, e.g. a Tuple of Discrete into a MultiDiscrete."
         )
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start != 0):
         raise ConfigError(

@@ -23,8 +23,6 @@ from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameErro
 from rlhf_gym.protocols import SpaceInfo
 
 __all__ = [
-    "HorizonWarning",
-    "early_end_warning",
     "env_table",
     "is_text_env",
     "make_env",
@@ -45,10 +43,6 @@ _PIP_NAMES = {
     "pygame": "pygame-ce",
     "shimmy": '"shimmy[dm-control]"',
 }
-
-
-class HorizonWarning(UserWarning):
-    """An episode ended before its horizon: its length tells the agent about the task."""
 
 
 def make_env(
@@ -219,17 +213,6 @@ def is_text_env(env: gym.Env[Any, Any]) -> bool:
     """Whether an env is a view of a text task; loads nothing to find out."""
     tasks = sys.modules.get("rlhf_gym.envs.text.task")  # before that, nobody has made one
     return tasks is not None and isinstance(getattr(env.unwrapped, "task", None), tasks.TextTask)
-
-
-def early_end_warning(env_id: str) -> str:
-    """The text of the one `HorizonWarning` that is issued when an episode ends early."""
-    return (
-        f"An episode of {env_id} ended before its horizon. Where episodes end early, their length "
-        "depends on the task and tells the agent about it past the reward model, so that results "
-        "say less about the preferences than they seem to. Prefer an env of fixed horizon (many "
-        "take `terminate_when_unhealthy=False`); to train on regardless and silence this warning, "
-        "pass `--allow-variable-horizon` or set `allow_variable_horizon: true` in the config."
-    )
 
 
 def env_table() -> list[tuple[str, str]]:

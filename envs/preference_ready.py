@@ -101,8 +101,9 @@ def make_preference_ready(
 ) -> gym.Env[Any, Any]:
     """Give an env what learning from preferences needs. Calling it twice changes nothing.
 
-    1. A fixed horizon: without one an episode's length depends on the task, and tells the agent
-       about it past the reward model.
+    1. A time limit. Where an episode's length depends on the task, it tells the agent about it past
+       the reward model; an env that terminates by itself is left to, and whoever records it or
+       substitutes its reward warns of the first episode that ends early (`HorizonWarning`).
     2. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
        and MultiBinary are flattened (`FlatObservation`); a Box is left as it is.
     3. The simulator's state in `info["sim_state"]`, to render clips from later, where the env has
@@ -120,10 +121,15 @@ def make_preference_ready(
         The env, wrapped as far as it needs to be.
 
     Raises:
-        ConfigError: no horizon is known, it is no whole number of at least 1, or it contradicts
-            the env's own; the keys are no list of strings, are not there, or contradict an
-            earlier choice; a space that clips cannot hold.
+        ConfigError: it is no single env; no horizon is known, it is no whole number of at least 1,
+            or it contradicts the env's own; the keys are no list of strings, are not there, or
+            contradict an earlier choice; a space that clips cannot hold.
     """
+    if not isinstance(env, gym.Env):
+        raise ConfigError(
+            f"`env` is {env!r}; accepted is one Gymnasium env, no id "
+            "(`rlhf_gym.envs.make_env` takes ids) and no vector env (make its envs ready singly)."
+        )
     check_horizon(horizon)
     check_obs_keys(obs_keys)
     check_action_space(env)

@@ -13,6 +13,8 @@ import numpy as np
 
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.hide_reward import RewardReplacer
+from rlhf_gym.envs.horizon import EarlyEnds
+from rlhf_gym.envs.preference_ready import horizon_of
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import RewardFunction
 
@@ -76,12 +78,20 @@ class LearnedRewardWrapper(RewardReplacer):
         env: An env with array observations and actions; hidden (`hide_reward`) or not.
         reward_function: Maps a `RewardBatch` (B, T) to rewards (B, T): a reward model's
             `rewards`, or a lambda.
+        allow_variable_horizon: Whether episodes that end before the env's time limit pass without
+            the one `HorizonWarning`.
 
     Raises:
         ConfigError: a space is not an array space (Dict, Tuple, Text, ...).
     """
 
-    def __init__(self, env: gym.Env[Any, Any], reward_function: RewardFunction) -> None:
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        reward_function: RewardFunction,
+        *,
+        allow_variable_horizon: bool = False,
+    ) -> None:
         super().__init__(env)
         for name in ("observation_space", "action_space"):
             space = getattr(env, name)
@@ -92,6 +102,9 @@ class LearnedRewardWrapper(RewardReplacer):
                     "`make_preference_ready` first, which flattens observations."
                 )
         self.reward_function = reward_function
+        env_id = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+        self.early_ends = EarlyEnds(env_id, horizon_of(env), allowed=allow_variable_horizon)
+        self._n_steps = 0
         self._obs: Array | None = None
 
     def reset(
@@ -100,6 +113,7 @@ class LearnedRewardWrapper(RewardReplacer):
         """Reset the env and remember its first observation."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._obs = np.array(obs, dtype=np.float32)
+        self._n_steps = 0
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -118,6 +132,9 @@ class LearnedRewardWrapper(RewardReplacer):
         after = np.array(next_obs, dtype=np.float32)
         reward = self._reward(self._obs, executed, after)
         self._obs = after
+        self._n_steps += 1
+        if terminated or truncated:
+            self.early_ends.note(self._n_steps, truncated=not terminated)
         return next_obs, reward, terminated, truncated, info
 
     def _reward(self, obs: Array, action: Array, next_obs: Array) -> float:

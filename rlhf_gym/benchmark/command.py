@@ -16,7 +16,7 @@ from rlhf_gym.benchmark.records import Job, Record, check_parts, plan_jobs, read
 from rlhf_gym.benchmark.results import publish_yardsticks, write_results
 from rlhf_gym.benchmark.scheduler import Failure, lock, run_jobs
 from rlhf_gym.benchmark.spec import BenchmarkSpec
-from rlhf_gym.envs.make import early_end_warning
+from rlhf_gym.envs.horizon import early_end_warning
 from rlhf_gym.errors import ConfigError
 
 __all__ = ["BenchmarkResult", "Missing", "default_out", "run_benchmark"]

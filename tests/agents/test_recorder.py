@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from rlhf_gym.agents.recorder import Recorder, find_recorder
 from rlhf_gym.data import Array
 from rlhf_gym.envs.hide_reward import hide_reward
-from rlhf_gym.envs.make import HorizonWarning
+from rlhf_gym.envs.horizon import HorizonWarning
 from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from rlhf_gym.agents.relabel import SubstituteReward, check_hidden
 from rlhf_gym.agents.vec_reward import VecLearnedReward
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.hide_reward import hide_reward
+from rlhf_gym.envs.horizon import HorizonWarning
 from rlhf_gym.envs.make import space_info
 from rlhf_gym.envs.preference_ready import make_preference_ready
 from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
@@ -28,6 +30,7 @@ from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.settings import RewardModelSettings
 
 N_STEPS = 24
+ANY_END = {"allow_variable_horizon": True}
 
 
 class DriftEnv(gym.Env[Array, Array]):
@@ -104,11 +107,11 @@ def test_relabelling_equals_both_per_step_wrappers(n_envs, lengths, kinds) -> No
     relabelled = collected(
         ppo(VecNormalize(recorder, norm_reward=False)), SubstituteReward(reward_function)
     )
-    per_step = VecLearnedReward(hidden_venv(n_envs, lengths, kinds), reward_function)
+    per_step = VecLearnedReward(hidden_venv(n_envs, lengths, kinds), reward_function, **ANY_END)
     stepwise = collected(ppo(VecNormalize(per_step, norm_reward=False)))
 
     def make() -> gym.Env:
-        return LearnedRewardWrapper(DriftEnv(lengths, kinds), reward_function)
+        return LearnedRewardWrapper(DriftEnv(lengths, kinds), reward_function, **ANY_END)
 
     single = DummyVecEnv([make for _ in range(n_envs)])
     wrapped = collected(ppo(VecNormalize(single, norm_reward=False)))
@@ -174,13 +177,31 @@ def test_the_default_reward_model_rewards_choices_and_dicts_alike_both_ways(
     relabelled = collected(
         ppo(VecNormalize(recorder, norm_reward=False)), SubstituteReward(model.rewards)
     )
-    per_step = VecLearnedReward(hidden(), model.rewards)
-    single = DummyVecEnv([lambda: LearnedRewardWrapper(bare(), model.rewards)] * n_envs)
+    per_step = VecLearnedReward(hidden(), model.rewards, **ANY_END)
+    single = DummyVecEnv([lambda: LearnedRewardWrapper(bare(), model.rewards, **ANY_END)] * n_envs)
     assert np.ptp(relabelled["rewards"]) > 0
     for other in (per_step, single):
         stepwise = collected(ppo(VecNormalize(other, norm_reward=False)))
         for name, values in relabelled.items():
             np.testing.assert_allclose(values, stepwise[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_the_step_by_step_wrapper_warns_once_of_ends_that_no_limit_set() -> None:
+    for kinds, kwargs, n_early, n_warnings in (
+        ([True], {}, 4, 1),
+        ([False], {}, 0, 0),
+        ([True], {"horizon": 5}, 0, 0),  # terminated where the horizon ends
+        ([False], {"horizon": 6}, 4, 1),  # cut off before it
+        ([True], ANY_END, 4, 0),
+    ):
+        venv = VecLearnedReward(hidden_venv(2, [5], kinds), reward_function, **kwargs)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            venv.reset()
+            for _ in range(12):
+                venv.step(np.zeros((2, 2), np.float32))
+        assert sum(issubclass(w.category, HorizonWarning) for w in caught) == n_warnings
+        assert venv.early_ends.n == n_early
 
 
 def recorded_model(algorithm=PPO, n_envs=2, true_reward=7.0, **kwargs):

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from rlhf_gym import training
 from rlhf_gym.cli import main
 from rlhf_gym.data import Clip
-from rlhf_gym.envs.make import HorizonWarning
+from rlhf_gym.envs.horizon import HorizonWarning
 from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.offline import evaluate_run

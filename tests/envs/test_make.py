@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhf_gym.envs import TASK_IDS, TEXT_TASK_IDS
-from rlhf_gym.envs.make import early_end_warning, env_table, is_text_env, make_env, space_info
+from rlhf_gym.envs.horizon import early_end_warning
+from rlhf_gym.envs.make import env_table, is_text_env, make_env, space_info
 from rlhf_gym.envs.preference_ready import SimStateInfo
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
 

@@ -40,6 +40,12 @@ def test_a_horizon_that_is_no_number_of_steps_is_refused(horizon: Any) -> None:
         make_preference_ready(PointMassEnv(), horizon=horizon)
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", gym.make_vec("CartPole-v1", 2), None])
+def test_what_is_no_single_env_is_refused(env: Any) -> None:
+    with pytest.raises(ConfigError, match="accepted is one Gymnasium env"):
+        make_preference_ready(env)
+
+
 @pytest.mark.parametrize("keys", ["ab", "a", [1], None, 3])
 def test_keys_that_are_no_list_of_names_are_refused(keys: Any) -> None:
     with pytest.raises(ConfigError, match=r"`obs_keys` is .*; accepted is a list of keys"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs import LearnedRewardWrapper, hide_reward, make_preference_ready
+from rlhf_gym.envs.horizon import HorizonWarning
 from rlhf_gym.envs.point_mass import PointMassEnv
 from rlhf_gym.envs.reward_substitution import executed_action
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
@@ -118,12 +120,35 @@ def test_an_env_that_reuses_its_observation_array_is_rewarded_rightly() -> None:
         rewards: Array = 100 * batch.obs[..., 0] + 10 * batch.next_obs[..., 0] + batch.actions
         return rewards
 
-    env = LearnedRewardWrapper(Counter(), digits)
+    env = LearnedRewardWrapper(Counter(), digits, allow_variable_horizon=True)
     rewards = []
     for _ in range(2):
         env.reset()
         rewards += [env.step(3)[1], env.step(2)[1]]
     assert rewards == [123.0, 232.0, 123.0, 232.0]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_env_that_ends_early_is_warned_of_once(allowed: bool) -> None:
+    env = LearnedRewardWrapper(
+        gym.make("CartPole-v1"), lambda batch: batch.mask * 1.0, allow_variable_horizon=allowed
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed in range(2):  # always to the left: the pole falls within a dozen steps of 500
+            env.reset(seed=seed)
+            while not any(env.step(0)[2:4]):
+                pass
+    ours = [w for w in caught if issubclass(w.category, HorizonWarning)]
+    assert env.early_ends.n == 2 and len(ours) == (not allowed)
+    assert all("CartPole-v1 ended before its horizon" in str(w.message) for w in ours)
+
+
+def test_an_end_at_the_horizon_is_none_that_is_early() -> None:
+    env = LearnedRewardWrapper(gym.wrappers.TimeLimit(Counter(), 2), lambda b: b.mask * 1.0)
+    env.reset()
+    assert [env.step(0)[2:4] for _ in range(2)] == [(False, False), (True, True)]
+    assert env.early_ends.n == 0
 
 
 def test_a_step_before_the_first_reset_is_refused() -> None:
