@@ -61,7 +61,7 @@ class HalfCheetahEnv(GymnasiumHalfCheetahEnv):
 
     ## Rewards
     Forward velocity over the step (m/s) minus 0.1 times the sum of the squared actions. Returns of
-    random actions lie near -290 per episode.
+    random actions lie near -280 per episode.
 
     ## Starting State
     The robot's rest pose with positions disturbed uniformly by up to 0.1 and velocities by
