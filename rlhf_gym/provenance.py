@@ -1,9 +1,10 @@
-"""What a result was made with: versions, commit, machine, command."""
+"""What a result was made with: versions, commit, source, machine, command."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -34,6 +35,7 @@ def provenance(command: list[str] | None = None) -> dict[str, Any]:
     return {
         "versions": versions,
         "git": _git_state(),
+        "source_sha256": _source_sha256(),
         "machine": _machine(),
         "command": " ".join([name, *map(_without_absolute_path, arguments)]),
         "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -87,6 +89,20 @@ def _room_files() -> list[Path | None]:
         importlib.util.find_spec(f"rlhf_gym.{room}") for room in ("agents", "envs", "feedback")
     ]
     return [Path(spec.origin).resolve() if spec and spec.origin else None for spec in specs]
+
+
+def _source_sha256() -> str:
+    """sha256 of our code as it lies on disk, the tables of settings included.
+
+    A commit says too little where there are changes, and too much where only a document changed.
+    """
+    rooms = [file for file in _room_files() if file is not None]
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, *(room.parent for room in rooms)):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yml")):
+            name = path.relative_to(folder.parent).as_posix()
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _machine() -> dict[str, Any]:

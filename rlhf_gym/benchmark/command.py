@@ -109,6 +109,8 @@ def run_benchmark(
     records, missing = _collect(jobs, out)
     summary = write_results(spec, records, [(m.job, m.why) for m in missing], out, arguments)
     console.print(f"{len(records)} of {len(jobs)} runs are on file; results: {out}")
+    if any(len(found) > 1 for found in summary["made_with"]["versions"].values()):
+        console.print("warning: the runs were made with different versions; table.md names them")
     for task, figures in summary["tasks"].items():
         if figures["ended_early"]:
             console.print(f"warning: {early_end_warning(task)}", markup=False)

@@ -6,6 +6,7 @@ left behind. The colours are Okabe and Ito's, which colour-blind readers can tel
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def draw_curves(spec: BenchmarkSpec, records: Sequence[Record]) -> Figure | None
             rows = [r for r in records if (r["task"], r["setting"]) == (task, setting)]
             if rows:
                 handles[setting] = _draw_setting(panel, rows, colour, kind)
-        panel.set_title(f"{task}, seeds: {_n_seeds(records, task)}", loc="left", fontsize=10)
+        panel.set_title(f"{task}, seeds: {_seeds_drawn(records, task)}", loc="left", fontsize=10)
         panel.set_xlabel("env steps")
         panel.set_ylabel("true return")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -90,8 +91,11 @@ def _draw_setting(panel: Axes, rows: Sequence[Record], colour: str, kind: str) -
     return line
 
 
-def _n_seeds(records: Sequence[Record], task: str) -> int:
-    return len({record["seed"] for record in records if record["task"] == task})
+def _seeds_drawn(records: Sequence[Record], task: str) -> str:
+    """How many seeds a setting has, from the fewest to the most."""
+    counts = Counter(record["setting"] for record in records if record["task"] == task).values()
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def draw_fractions(spec: BenchmarkSpec, summary: Mapping[str, Any]) -> Figure | None:

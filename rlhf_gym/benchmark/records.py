@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-"""The `figures` of a record file, plus `config` and `commit`, which ends in "-dirty" where the
-checkout held changes that no commit has."""
+"""The `figures` of a record file, plus `config`, `versions`, `machine` (its processor) and
+`commit`, which ends in "-dirty" where the checkout held changes that no commit has."""
 
 RECORD_FORMAT = 1
 
@@ -150,6 +150,8 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         content = json.loads(path.read_bytes())
         record: Record = {**content["figures"], "config": content["config"]}
         record["commit"] = commit_of(content["git"])
+        record["versions"] = content["versions"]
+        record["machine"] = content["machine"]["cpu"]
         record["setting"] = job.setting  # a copy from a benchmark that calls it otherwise holds
         if content["format"] != RECORD_FORMAT:
             return None, f"its record has format {content['format']}, not {RECORD_FORMAT}"

@@ -45,9 +45,8 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     figures = summarise(spec, records)
     summary = {
+        # Of this summary; what the runs were made with stands under `made_with`.
         **provenance(None if command is None else list(command)),
-        # Of the runs; the commit above is that of the summary.
-        "commits": sorted({str(record["commit"]) for record in records}),
         "spec": {
             "name": spec.name,
             "tasks": spec.tasks,

@@ -22,6 +22,12 @@ Overrides = Mapping[str, Any]
 
 _OPTIONS = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("env", "seed"))
 
+# What plain PPO takes of them. Those of a task go to all of its settings, and are not looked at.
+_OF_STOCK = (
+    "runner", "reward", "algo", "steps", "rounds", "eval_episodes", "final_episodes", "threads",
+    "device", "horizon", "obs_keys", "env_kwargs", "hyperparameters", "allow_variable_horizon",
+)  # fmt: skip
+
 
 def task_slug(env_id: str) -> str:
     """The short name of a task's files.
@@ -86,7 +92,8 @@ class BenchmarkSpec:
             _check_options(f"tasks: {task}", overrides, _OPTIONS)
         for setting, overrides in self.settings.items():
             _check_options(f"settings: {setting}", overrides, (*_OPTIONS, "runner"))
-            self.runner(setting)
+            if self.runner(setting) == "stock":
+                _refuse_unused(setting, overrides)
         for task in self.tasks:
             envs = {s: _env_arguments(self.config(task, s, self.seeds[0])) for s in self.settings}
             if self.reference:
@@ -247,6 +254,14 @@ def _check_options(where: str, overrides: Overrides, known: Sequence[str]) -> No
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else f" Accepted are {list(known)}."
             raise ConfigError(f"{where}: unknown option `{key}`.{hint}")
+
+
+def _refuse_unused(setting: str, overrides: Overrides) -> None:
+    if unused := [key for key in overrides if key not in _OF_STOCK]:
+        raise ConfigError(
+            f"settings: {setting}: the runner `stock`, plain PPO on the true reward, does not use "
+            f"`{'`, `'.join(unused)}`; leave it away."
+        )
 
 
 def _env_arguments(config: TrainConfig) -> dict[str, Any]:

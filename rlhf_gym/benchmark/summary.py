@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ def summarise(spec: BenchmarkSpec, records: Sequence[Record]) -> dict[str, Any]:
         records: In any order.
 
     Returns:
-        `tasks` (by id: the reference, whether the task counts, and each setting's returns and
-        fraction) and `aggregates` (over the headline tasks). A figure that cannot be had is None
+        `made_with` (the runs' commits, machines and versions), `tasks` (by id: the reference,
+        whether the task counts, and each setting's returns and fraction) and `aggregates` (over
+        the headline tasks). A figure that cannot be had is None
         and `why_not` stands beside it.
     """
     ordered = sorted(records, key=lambda record: int(record["seed"]))
@@ -44,9 +46,26 @@ def summarise(spec: BenchmarkSpec, records: Sequence[Record]) -> dict[str, Any]:
     compared = [s for s in spec.settings if s not in spec.reference]
     aggregates = []
     for title, over in _scopes(spec, tasks):
-        figures = {s: _aggregate(s, over, rows, tasks) for s in compared}
+        figures = {s: _aggregate(s, over, rows, tasks, len(spec.seeds)) for s in compared}
         aggregates.append({"title": title, "over": over, "settings": figures})
-    return {"tasks": tasks, "aggregates": aggregates if spec.reference else []}
+    return {
+        "made_with": _made_with(ordered),
+        "tasks": tasks,
+        "aggregates": aggregates if spec.reference else [],
+    }
+
+
+def _made_with(records: Sequence[Record]) -> dict[str, Any]:
+    """What the runs were made with: each commit, how many runs of each machine, each version."""
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for package, version in record["versions"].items():
+            versions.setdefault(package, set()).add(version)
+    return {
+        "commits": sorted({str(record["commit"]) for record in records}),
+        "machines": dict(Counter(sorted(record["machine"] for record in records))),
+        "versions": {package: sorted(found) for package, found in versions.items()},
+    }
 
 
 def reference_of(spec: BenchmarkSpec, rows: Rows) -> str | None:
@@ -176,6 +195,7 @@ def _aggregate(
     over: Sequence[str],
     rows: Mapping[str, Rows],
     tasks: Mapping[str, Mapping[str, Any]],
+    n_seeds: int,
 ) -> dict[str, Any]:
     """One setting over several tasks."""
     if not over:
@@ -202,4 +222,5 @@ def _aggregate(
         "lowest_task": lowest,
         "lowest_task_fraction": found[lowest]["fraction"],
         "lowest_seed_fraction": min(found[task]["worst_seed_fraction"] for task in over),
+        "partial_tasks": [task for task in over if len(found[task]["seeds"]) < n_seeds],
     }

@@ -36,9 +36,22 @@ def table_text(
     for task in spec.tasks:
         figures = summary["tasks"].get(task)
         parts.append(f"## {task}\n\nNo run yet." if figures is None else _task(task, figures))
+    parts += _made_with(summary["made_with"])
     if spec.reference:
         parts.append(_NOTES.format(reference=" and ".join(spec.reference)))
     return "\n\n".join(parts) + "\n"
+
+
+def _made_with(made_with: Mapping[str, Any]) -> list[str]:
+    if not made_with["machines"]:
+        return []
+    several = any(len(found) > 1 for found in made_with["versions"].values())
+    versions = [f"{name} {' and '.join(found)}" for name, found in made_with["versions"].items()]
+    machines = [f"{name} ({n} runs)" for name, n in made_with["machines"].items()]
+    return [
+        f"{'**The runs are of different versions.** ' * several}Made with {', '.join(versions)}; "
+        f"on {', '.join(machines)}."
+    ]
 
 
 def _partial(spec: BenchmarkSpec, missing: Sequence[tuple[Job, str]]) -> list[str]:
@@ -73,7 +86,12 @@ def _aggregate_table(aggregate: Mapping[str, Any]) -> str:
             f"{figures['lowest_seed_fraction']:.2f}",
         )
         rows.append(f"| {setting} | {' | '.join(cells)} |")
-    return "\n".join([f"## Over {aggregate['title']}", "", f"Tasks: {over}.", "", *rows])
+    notes = [
+        f"\n{setting} lacks seeds on {', '.join(figures['partial_tasks'])}."
+        for setting, figures in aggregate["settings"].items()
+        if figures.get("partial_tasks")
+    ]
+    return "\n".join([f"## Over {aggregate['title']}", "", f"Tasks: {over}.", "", *rows, *notes])
 
 
 def _task(task: str, figures: Mapping[str, Any]) -> str:

@@ -129,7 +129,8 @@ def _made_with(folder: Path) -> dict[str, Any]:
     if not path.exists():  # stock runs have no folder
         return {}
     found = json.loads(path.read_bytes())
-    return {key: found[key] for key in ("versions", "git", "machine")}
+    made_with = {key: found[key] for key in ("versions", "git", "machine")}
+    return {**made_with, "source_sha256": found.get("source_sha256")}  # not known of older runs
 
 
 def _run_train(job: Job, folder: Path) -> Record:
@@ -162,8 +163,8 @@ def _steps(figures: Mapping[str, Any]) -> int:
 def trained(config: TrainConfig, folder: Path) -> Run:
     """The finished run in a folder: as it stands, continued, or made from the start.
 
-    A folder with a run of other options, an unfinished one of another commit or of other versions,
-    or one whose files are damaged, is replaced.
+    A folder with a run of other options, an unfinished one of other code or other libraries, or one
+    whose files are damaged, is replaced.
 
     Args:
         config: Complete, as `prepare` resolves it.
@@ -199,9 +200,9 @@ def _why_of_no_use(config: TrainConfig, folder: Path) -> str:
         return "was made with other options"
     here = provenance()
     if not run.summary_path.exists() and any(
-        made_with.get(key) != here[key] for key in ("git", "versions")
+        made_with.get(key) != here[key] for key in ("source_sha256", "versions")
     ):
-        return "was begun by other versions of the code"
+        return "was begun by another version of the code, or of a library"
     return ""
 
 

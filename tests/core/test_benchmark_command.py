@@ -42,7 +42,8 @@ if setting == "hangs":
     sys.exit(1)
 value = {"true": 100.0, "stock": 90.0}.get(setting, 80.0) + seed
 record = {
-    "format": 1, "git": None, "config": job["config"], "command": job["command"],
+    "format": 1, "git": None, "versions": {"torch": f"1.{seed}"}, "machine": {"cpu": "Z80"},
+    "config": job["config"], "command": job["command"],
     "figures": {
         "task": job["task"], "setting": setting, "seed": seed, "runner": job["runner"],
         "steps": 4000, "config_sha256": "0", "true_return_mean": value, "true_return_std": 1.0,
@@ -139,6 +140,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_reported(
     out = tmp_path / "benchmarks" / "results" / "spec"
     shown = capsys.readouterr()
     assert stop.value.code == 1
+    assert "warning: the runs were made with different versions" in shown.out
     assert started(out) == {"true-1", "true-2", "fails-1", "fails-2"}
     assert f"{POINT_MASS}, fails, seed 2 failed" in shown.err and "the reason why" in shown.err
     assert len(list((out / "runs" / "pointmass").iterdir())) == 2

@@ -36,7 +36,8 @@ def content_of(job: Job) -> dict[str, Any]:
     """A record as a worker writes it."""
     return {
         "format": 1,
-        "git": {"commit": "abc", "dirty": False},
+        "git": {"commit": "abc", "dirty": False}, "versions": {"torch": "1"},
+        "machine": {"cpu": "Z80"},
         "config": resolved(job.config),
         "figures": {
             "task": job.task, "setting": job.setting, "seed": job.seed, "runner": job.runner,
@@ -106,6 +107,7 @@ def test_a_record_that_fits_is_read(job: Job, tmp_path: Path) -> None:
     assert record is not None and why == ""
     assert (record["true_return_mean"], record["commit"]) == (-5.0, "abc")
     assert record["config"]["labels"] == 40
+    assert (record["versions"], record["machine"]) == ({"torch": "1"}, "Z80")
 
 
 def test_a_record_of_uncommitted_changes_says_so(job: Job, tmp_path: Path) -> None:

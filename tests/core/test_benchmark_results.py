@@ -52,6 +52,7 @@ def make_record(task: str, setting: str, seed: int, value: float) -> Record:
         "task": task, "setting": setting, "seed": seed, "runner": "stock" if stock else "train",
         "steps": 4000, "env_steps": 3900, "true_return_mean": value, "true_return_std": 0.5,
         "evaluation_returns": [value - 1, value + 1], "config_sha256": "0", "commit": "abc",
+        "versions": {"torch": "1"}, "machine": "stock's" if stock else "ours",
         # Our runs measure random actions 1 above and 1 below, stock ones not at all.
         "random_return_mean": None if stock else RANDOM[task] + (1 if seed == 3 else -1),
         "learned_return_mean": None, "n_labels": 700 if setting == "learned" else 0,
@@ -240,12 +241,34 @@ def test_the_parquet_files_are_tidy(out: Path) -> None:
 def test_the_summary_says_what_it_was_made_with_and_what_it_lacks(out: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert {"versions", "git", "machine", "time_utc", "spec", "tasks", "aggregates"} <= set(summary)
-    assert summary["command"] == "rlhf-gym x" and summary["commits"] == ["abc"]
+    assert summary["command"] == "rlhf-gym x" and summary["made_with"] == {
+        "commits": ["abc"], "machines": {"ours": 11, "stock's": 6}, "versions": {"torch": ["1"]},
+    }  # fmt: skip
+    assert (
+        "Made with torch 1; on ours (11 runs), stock's (6 runs)." in (out / "table.md").read_text()
+    )
     assert summary["missing"] == [
         {"task": A, "setting": "learned", "seed": 4, "why": "not made yet"}
     ]
     assert summary["n_runs"] == 17 and summary["spec"]["seeds"] == [3, 4]
     assert "Partial: 1 of 18" in (out / "table.md").read_text()
+
+
+def test_runs_of_several_versions_are_told_of() -> None:
+    records = make_records()
+    records[0]["versions"] = {"torch": "2"}
+    table = table_text(make_spec(), summarise(make_spec(), records), [])
+    assert "**The runs are of different versions.** Made with torch 1 and 2; on" in table
+
+
+def test_an_aggregate_names_the_tasks_whose_seeds_are_not_complete() -> None:
+    assert "lacks seeds" not in table_text(make_spec(), summarise(make_spec(), make_records()), [])
+    records = make_records((B, "learned", 4))
+    table = table_text(make_spec(), summarise(make_spec(), records), [])
+    assert f"learned lacks seeds on {B}." in table
+    assert [axes.get_title("left") for axes in draw_curves(make_spec(), records).axes] == [
+        f"{A}, seeds: 2", f"{B}, seeds: 1 to 2", f"{C}, seeds: 2",
+    ]  # fmt: skip
 
 
 def test_figures_are_drawn_and_removed_when_nothing_is_left_to_draw(

@@ -95,6 +95,7 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("runner: stock", "runner: sb3", "`runner` is 'sb3'; accepted are train and stock"),
         ("runner: stock", "runner: stock, reward: learned", "stock.*`reward` is 'learned'"),
         ("runner: stock", "runner: stock, algo: sac", "stock.*`algo` is 'sac'"),
+        ("runner: stock", "runner: stock, labels: 3, teacher: skip", "not use `labels`, `teac"),
         ("{labels: 70,", "{labels: -1,", "task rlhf_gym/PointMass-v0, setting learned-70.*-1"),
         ("{labels: 70,", "{labels: many,", "setting learned-70.*'many'"),
         ("{labels: 70,", "{ensemble: {hiden: [4]},", "setting learned-70.*hiden.*`hidden`"),

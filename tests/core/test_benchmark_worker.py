@@ -14,7 +14,7 @@ from rlhf_gym import training
 from rlhf_gym.benchmark.records import Job, check_parts, plan_jobs, read_record
 from rlhf_gym.benchmark.results import write_results
 from rlhf_gym.benchmark.spec import BenchmarkSpec
-from rlhf_gym.benchmark.worker import make_record, trained
+from rlhf_gym.benchmark.worker import _why_of_no_use, make_record, trained
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 
 OPTIONS: dict[str, Any] = {
@@ -116,19 +116,23 @@ def test_a_record_says_what_its_run_was_made_with_not_what_recorded_it(
     path = make_record(job, tmp_path, ["test"], keep_run=True)
     content = json.loads(path.read_text())
     path.unlink()
-    later = {"versions": {}, "git": {"commit": "later", "dirty": False}, "machine": {}}
+    git = {"commit": "later", "dirty": True}
+    later = {"versions": {}, "git": git, "machine": {}, "source_sha256": "other"}
     monkeypatch.setattr("rlhf_gym.benchmark.worker.provenance", lambda *_: later)
     again = json.loads(make_record(job, tmp_path, ["test"], keep_run=True).read_text())
     assert again["git"] == content["git"] and again["versions"] == content["versions"]
     # The kept run is taken as it stands; had it stopped half way, it would be begun again.
     assert again["figures"]["seconds"] == content["figures"]["seconds"]
     (job.work(tmp_path) / "summary.json").unlink()
-    # Outside of a checkout the versions alone say so.
-    monkeypatch.setattr(
-        "rlhf_gym.benchmark.worker.provenance", lambda *_: {**later, "git": content["git"]}
-    )
-    begun = json.loads(make_record(job, tmp_path, ["test"]).read_text())
-    assert begun["figures"]["seconds"] != content["figures"]["seconds"]
+    assert "another version" in _why_of_no_use(job.config, job.work(tmp_path))
+    same = {key: content[key] for key in ("versions", "source_sha256")}
+    for key in same:
+        here = {**later, **same, key: later[key]}
+        monkeypatch.setattr("rlhf_gym.benchmark.worker.provenance", lambda *_, h=here: h)
+        assert "another version" in _why_of_no_use(job.config, job.work(tmp_path)), key
+    # A commit of documents, or a file that lies about, ends nothing.
+    monkeypatch.setattr("rlhf_gym.benchmark.worker.provenance", lambda *_: {**later, **same})
+    assert _why_of_no_use(job.config, job.work(tmp_path)) == ""
 
 
 def test_episodes_that_ended_early_are_told_of(

@@ -72,6 +72,25 @@ def test_the_commit_is_that_of_this_checkout_only(
     assert provenance([""])["git"]["dirty"] is True
 
 
+def test_the_source_s_digest_follows_code_and_settings_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rlhf_gym", "agents"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "rlhf_gym" / "provenance.py").write_text("")
+    code = sys.modules["rlhf_gym.provenance"]
+    monkeypatch.setattr(code, "__file__", str(tmp_path / "rlhf_gym" / "provenance.py"))
+    monkeypatch.setattr(code, "_room_files", lambda: [tmp_path / "agents" / "__init__.py", None])
+    digests = [provenance([""])["source_sha256"]]
+    for name in ("agents/notes.md", "README.md", "agents/ppo.yml", "rlhf_gym/a/b.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+        digests.append(provenance([""])["source_sha256"])
+    assert digests[0] == digests[1] == digests[2] and len(set(digests)) == 3
+    (tmp_path / "rlhf_gym" / "a" / "b.py").rename(tmp_path / "rlhf_gym" / "b.py")
+    assert provenance([""])["source_sha256"] not in digests, "names count"
+
+
 def test_the_rooms_of_this_run_are_those_of_one_checkout(repository: Path) -> None:
     rooms = sys.modules["rlhf_gym.provenance"]._room_files()
     assert [room.relative_to(repository).as_posix() for room in rooms] == [
