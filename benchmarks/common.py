@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS", ROOT / "benchmarks" / "results"))
+"""Where results go; `run_all.sh` names another folder than that of the results on file."""
 
 
 def use_one_thread() -> None:

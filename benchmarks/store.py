@@ -26,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import RESULTS, write_result
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.files import write_json
-from rlhf_gym.provenance import provenance
 
 N_STEPS, OBS, ACTIONS, STATES = 50, 17, 6, 19
-RESULT = Path(__file__).parent / "results" / "store.json"
 
 
 def make_queries(round_: int, n: int, states: bool) -> list[Query]:
@@ -155,7 +153,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100_000, help="preferences")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--states", action="store_true", help="store simulator states, too")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     parser.add_argument("--load-only", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.load_only:
@@ -169,8 +167,7 @@ def main() -> None:
         figures = measure(folder, args.n, args.rounds, args.states)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {**provenance(), "figures": figures})
+    write_result("store", None, figures, folder=args.out)
     print(json.dumps(figures, indent=2))
 
 

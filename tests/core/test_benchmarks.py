@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,35 @@ def test_make_bench_repeats_every_measurement(repository: Path) -> None:
     measuring -= {"reward_fit_imitation", "trainer"}
     specs = {path.stem for path in (folder / "specs").glob("*.yml")} - {"smoke"}
     assert measuring | specs <= words
+
+
+def test_make_bench_measures_anew_and_names_at_its_end_what_failed(
+    repository: Path, tmp_path: Path
+) -> None:
+    for folder in ("bin", "benchmarks"):
+        (tmp_path / folder).mkdir()
+    script = tmp_path / "benchmarks" / "run_all.sh"
+    script.write_text((repository / "benchmarks" / "run_all.sh").read_text())
+    for program in ("python", "rlhf-gym", "xvfb-run"):  # told what to do, they only write it down
+        path = tmp_path / "bin" / program
+        path.write_text(
+            '#!/bin/sh\necho "$BENCH_RESULTS: $*" >> calls\n'
+            'case "$*" in *rendering*) exit 1;; esac\n'
+        )
+        path.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(script)],
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "IMITATION_PYTHON": "x"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "   python benchmarks/rendering.py\n" in done.stdout
+    calls = (tmp_path / "calls").read_text().splitlines()
+    out = tmp_path / "build" / "bench"
+    assert all(call.startswith(f"{out}: ") for call in calls)
+    assert any("backflip.py" in call for call in calls), "the last of them"
+    spec = "benchmark benchmarks/specs/label_efficiency.yml --workers 2"
+    assert f"{out}: {spec} --out {out}/label-efficiency" in calls
 
 
 def test_every_instant_is_charged_to_the_innermost_section(
