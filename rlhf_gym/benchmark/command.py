@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from rlhf_gym.benchmark.records import Job, Record, check_parts, plan_jobs, read_record
-from rlhf_gym.benchmark.results import publish_yardsticks, write_results
+from rlhf_gym.benchmark.results import publish_yardsticks, read_yardsticks, write_results
 from rlhf_gym.benchmark.scheduler import Failure, lock, run_jobs
 from rlhf_gym.benchmark.spec import BenchmarkSpec
 from rlhf_gym.envs.horizon import early_end_warning
@@ -89,6 +89,8 @@ def run_benchmark(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"`workers` is {workers}; at least 1 is needed.")
+    if yardsticks is not None:
+        read_yardsticks(yardsticks)  # not to find out after hours that it cannot be written
     _check_choice("only", only, list(spec.settings))
     _check_choice("tasks", tasks, list(spec.tasks))
     _check_choice("seeds", seeds, spec.seeds)

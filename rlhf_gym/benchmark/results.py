@@ -18,7 +18,7 @@ from rlhf_gym.errors import ConfigError
 from rlhf_gym.files import write_bytes, write_json, write_text
 from rlhf_gym.provenance import provenance
 
-__all__ = ["publish_yardsticks", "write_results"]
+__all__ = ["publish_yardsticks", "read_yardsticks", "write_results"]
 
 _ALTERING = ("env_kwargs", "horizon", "obs_keys")
 
@@ -79,6 +79,23 @@ def write_results(
     return summary
 
 
+def read_yardsticks(path: Path) -> dict[str, Any]:
+    """What a file of yardsticks holds; nothing where there is none yet.
+
+    Raises:
+        ConfigError: it is no file of yardsticks, or its folder is not there.
+    """
+    try:
+        yardsticks = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not JSON ({error}); repair or remove it.") from error
+    if not isinstance(yardsticks, dict):
+        raise ConfigError(f"{path} holds no mapping of env ids; give another file.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent} is no folder; make it, or give another file.")
+    return yardsticks
+
+
 def publish_yardsticks(
     summary: Mapping[str, Any], records: Sequence[Record], path: Path, source: Path
 ) -> list[str]:
@@ -97,14 +114,9 @@ def publish_yardsticks(
         The tasks written.
 
     Raises:
-        ConfigError: the file is there and holds no mapping.
+        ConfigError: see `read_yardsticks`.
     """
-    try:
-        yardsticks = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); repair or remove it.") from error
-    if not isinstance(yardsticks, dict):
-        raise ConfigError(f"{path} holds no mapping of env ids; give another file.")
+    yardsticks = read_yardsticks(path)
     seeds, written = list(summary["spec"]["seeds"]), []
     for task, figures in summary["tasks"].items():
         best = figures["reference"]
