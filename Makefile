@@ -56,7 +56,7 @@ format: install ## Format the code and sort its imports
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: install ## Repeat the measurements of benchmarks/ in build/bench, hours
+bench: install ## Repeat the measurements of benchmarks/ in runs/bench, hours
 	@test -f benchmarks/run_all.sh || { echo "benchmarks/run_all.sh is not there"; exit 1; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/run_all.sh
 

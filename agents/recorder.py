@@ -173,7 +173,7 @@ class Recorder(VecEnvWrapper):
                 self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
             if self._pictures is not None:
                 self._pictures.begin_one(int(env), self.venv.unwrapped.reset_infos[env])
-            truncated = infos[env]["TimeLimit.truncated"]
+            truncated = infos[env].get("TimeLimit.truncated", False)
             self.early_ends.note(int(self._episode_steps[env]), truncated)
             self._episode_steps[env] = 0
 

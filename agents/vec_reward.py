@@ -70,7 +70,7 @@ class VecLearnedReward(VecEnvWrapper):
         self._episode_steps += 1
         for env in np.flatnonzero(dones):
             next_obs[env] = infos[env]["terminal_observation"]
-            truncated = infos[env]["TimeLimit.truncated"]
+            truncated = infos[env].get("TimeLimit.truncated", False)
             self.early_ends.note(int(self._episode_steps[env]), truncated)
             self._episode_steps[env] = 0
         batch = RewardBatch.from_steps(

@@ -7,9 +7,10 @@
 # stopped with Ctrl-C, they go on where they were, and finished runs are kept. What cannot be
 # measured on this machine, or fails, is named at the end, and the rest is measured all the same.
 #
-#   BENCH_RESULTS=FOLDER              where results go; default: build/bench, beside nothing that was
-#                                     measured before (with benchmarks/results only those runs are
-#                                     made that are not on file)
+#   BENCH_RESULTS=FOLDER              where results go; default: runs/bench, beside nothing that was
+#                                     measured before (with benchmarks/results, runs are made that are
+#                                     not on file, and all other measurements take the place of those
+#                                     that are)
 #   IMITATION_PYTHON=ENV/bin/python   measures imitation beside our reward fit (see README.md)
 #   TRL_PYTHON=ENV/bin/python         measures TRL beside our text algorithms (see README.md)
 #   DATA=FOLDER                       PandaLM, HH-RLHF and SST-2, for the measurements on real data
@@ -17,7 +18,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
-BENCH_RESULTS="$(realpath -m "${BENCH_RESULTS:-build/bench}")"
+BENCH_RESULTS="$(realpath -m "${BENCH_RESULTS:-runs/bench}")"
 export BENCH_RESULTS
 
 trap 'exit 130' INT
@@ -68,7 +69,7 @@ measure python benchmarks/fit_choices.py --run build/reacher
 for env in HalfCheetah Hopper; do
     measure python benchmarks/adversary.py --env "rlhf_gym/$env-v0" --out "adversary_${env,,}"
 done
-measure python benchmarks/backflip.py --runs build/backflip --figure "$BENCH_RESULTS/backflip.png"
+measure python benchmarks/backflip.py --runs "$BENCH_RESULTS/backflip" --figure "$BENCH_RESULTS/backflip.png"
 
 if ((${#failed[@]})); then
     echo "== not measured, for the reasons above:"

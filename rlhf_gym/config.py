@@ -6,45 +6,56 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml", "yaml_texts"]
+__all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml"]
 
 T = TypeVar("T")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys, and the first is lost without a word."""
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader that takes keys as text, and each once.
+
+    YAML reads a key `yes` as true and `0700` as 448, and of two equal ones it takes the last, and
+    the first is lost without a word.
+    """
+
+    def __init__(self, text: str, lists_of_names: Collection[str]) -> None:
+        super().__init__(text)
+        self._lists_of_names = lists_of_names
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As a SafeLoader; raises ConstructorError where a key is written twice."""
-        seen: list[Any] = []  # a key may be unhashable, which the SafeLoader says itself
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<`, whose keys give way
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in self._lists_of_names and isinstance(value, yaml.SequenceNode):
+                _as_text(value.value)
+            if key.tag == _MERGE or not isinstance(key, yaml.ScalarNode):
+                continue  # `<<`, whose keys give way; and no key, which the SafeLoader says itself
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
                 )
-            seen.append(key)
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        _as_text(key for key, _ in node.value)
         return super().construct_mapping(node, deep)
 
 
-class _Texts(_UniqueKeys):
-    """Every scalar as the text that it was written as; only `<<` keeps its meaning."""
+_MERGE = "tag:yaml.org,2002:merge"
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":merge")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+def _as_text(nodes: Iterable[yaml.Node]) -> None:
+    for node in nodes:
+        if isinstance(node, yaml.ScalarNode):
+            node.tag = "tag:yaml.org,2002:str"
 
 
 def is_whole(value: Any, low: int = 1) -> bool:
@@ -58,39 +69,26 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
-def from_yaml(cls: type[T], path: Path) -> T:
+def from_yaml(cls: type[T], path: Path, lists_of_names: Collection[str] = ()) -> T:
     """Read a dataclass from a YAML file; keys that are absent keep their defaults.
+
+    Args:
+        cls: The dataclass.
+        path: The file. Its keys are text as it was written.
+        lists_of_names: Keys whose lists hold names, and are read so, too.
 
     Raises:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
-    content = _loaded(path, _UniqueKeys)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
-    return from_mapping(cls, content, str(path))
-
-
-def yaml_texts(path: Path) -> Any:
-    """What a YAML file holds, with all names and values as they were written.
-
-    Raises:
-        ConfigError: the file is missing or malformed.
-
-    >>> file = getfixture("tmp_path") / "names.yml"
-    >>> _ = file.write_text("{0700: yes, true: ~}")
-    >>> yaml_texts(file)
-    {'0700': 'yes', 'true': '~'}
-    """
-    return _loaded(path, _Texts)
-
-
-def _loaded(path: Path, loader: type[yaml.SafeLoader]) -> Any:
     try:
-        return loader(path.read_text()).get_single_data()
+        content = _Loader(path.read_text(), lists_of_names).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
+    return from_mapping(cls, content, str(path))
 
 
 def from_mapping(cls: type[T], content: Mapping[str, Any], where: str) -> T:

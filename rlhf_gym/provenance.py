@@ -96,12 +96,18 @@ def _source_sha256() -> str:
 
     A commit says too little where there are changes, and too much where only a document changed.
     """
-    rooms = [file for file in _room_files() if file is not None]
+    package = Path(__file__).parent
+    rooms = {file.parent: f"{file.parent.name}/" for file in _room_files() if file is not None}
+    # An installed package holds the rooms: by their names they count once.
+    files = {
+        prefix + path.relative_to(folder).as_posix(): path
+        for folder, prefix in {package: "", **rooms}.items()
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".yml") and path.is_file()  # an editor's lock is a dead link
+    }
     digest = hashlib.sha256()
-    for folder in (Path(__file__).parent, *(room.parent for room in rooms)):
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yml")):
-            name = path.relative_to(folder.parent).as_posix()
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + files[name].read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -112,7 +118,7 @@ def _machine() -> dict[str, Any]:
         cpu = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
     ram_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "cpu": cpu,
+        "cpu": cpu or platform.machine(),  # ARM names no model
         "n_cores": len(os.sched_getaffinity(0)),
         "ram_gib": round(ram_bytes / 2**30, 1),
         "platform": f"{platform.system()} {platform.machine()}",

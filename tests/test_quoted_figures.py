@@ -30,7 +30,7 @@ def rows_on_file(node: Any) -> Iterator[list[float]]:
 
 
 def columns(table: list[dict[str, Any]]) -> Iterator[list[float]]:
-    """The numbers of a table's rows that differ in the seed alone, in its order."""
+    """The numbers of a table's rows that have the same texts, in order of their seeds."""
 
     def texts(row: dict[str, Any]) -> str:
         return json.dumps({k: v for k, v in row.items() if isinstance(v, str | bool)})
@@ -58,10 +58,10 @@ def rows_quoted(text: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def on_file(repository: Path) -> list[list[float]]:
     results = repository / "benchmarks" / "results"
-    singly = [
-        p for p in results.rglob("*-seed*.json") if "runs" in p.parts or "replaced" in p.parts
-    ]
-    summaries = [p for p in results.rglob("*.json") if p not in set(singly)]
+    # `work` holds what a benchmark has not made yet.
+    paths = [p for p in results.rglob("*.json") if "work" not in p.relative_to(results).parts]
+    singly = [path for path in paths if "-seed" in path.stem]
+    summaries = [path for path in paths if "-seed" not in path.stem]
     rows = [row for path in summaries for row in rows_on_file(json.loads(path.read_text()))]
     # Runs that no summary holds any more.
     replaced = [

@@ -90,7 +90,7 @@ def run_benchmark(
     if workers is not None and workers < 1:
         raise ConfigError(f"`workers` is {workers}; at least 1 is needed.")
     if yardsticks is not None:
-        read_yardsticks(yardsticks)  # not to find out after hours that it cannot be written
+        read_yardsticks(yardsticks)  # not to find out after hours that it is something else
     _check_choice("only", only, list(spec.settings))
     _check_choice("tasks", tasks, list(spec.tasks))
     _check_choice("seeds", seeds, spec.seeds)

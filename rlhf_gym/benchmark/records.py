@@ -150,7 +150,7 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
         content = json.loads(path.read_bytes())
         record: Record = {**content["figures"], "config": content["config"]}
         record["commit"] = commit_of(content["git"])
-        record["versions"] = content["versions"]
+        record["versions"] = dict(content["versions"].items())
         record["machine"] = content["machine"]["cpu"]
         record["setting"] = job.setting  # a copy from a benchmark that calls it otherwise holds
         if content["format"] != RECORD_FORMAT:

@@ -83,16 +83,16 @@ def read_yardsticks(path: Path) -> dict[str, Any]:
     """What a file of yardsticks holds; nothing where there is none yet.
 
     Raises:
-        ConfigError: it is no file of yardsticks, or its folder is not there.
+        ConfigError: it cannot be read, or is no file of yardsticks.
     """
     try:
         yardsticks = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read the yardsticks in {path}: {error}") from error
+    except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); repair or remove it.") from error
     if not isinstance(yardsticks, dict):
         raise ConfigError(f"{path} holds no mapping of env ids; give another file.")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path.parent} is no folder; make it, or give another file.")
     return yardsticks
 
 
@@ -134,5 +134,6 @@ def publish_yardsticks(
             "source": source.as_posix(),
         }
         written.append(task)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(sorted(yardsticks.items())))
     return written

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rlhf_gym.config import from_mapping, from_yaml, is_whole, yaml_texts
+from rlhf_gym.config import from_mapping, from_yaml, is_whole
 from rlhf_gym.errors import ConfigError, RlhfGymError
 from rlhf_gym.train_config import TrainConfig
 
@@ -25,7 +25,7 @@ _OPTIONS = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not i
 # What plain PPO takes of them. Those of a task go to all of its settings, and are not looked at.
 _OF_STOCK = (
     "runner", "reward", "algo", "steps", "rounds", "eval_episodes", "final_episodes", "threads",
-    "device", "horizon", "obs_keys", "env_kwargs", "hyperparameters", "allow_variable_horizon",
+    "device", "horizon", "obs_keys", "env_kwargs", "hyperparameters",
 )  # fmt: skip
 
 
@@ -55,12 +55,13 @@ class BenchmarkSpec:
     name: str
     """Names the folder of the results."""
     tasks: Mapping[str, Overrides]
-    """Env id -> overrides; from a list of ids, ids without any."""
+    """Env id -> overrides. A list of ids is taken too, whatever a type checker says, as ids without
+    any."""
     settings: Mapping[str, Overrides]
     """Name -> overrides, plus `runner`: "train" (default), or "stock" for plain SB3 PPO on the
     true reward."""
     seeds: tuple[int, ...]
-    """Root seeds, each of every task and setting; any sequence of whole numbers is taken."""
+    """Root seeds, each of every task and setting; a list or a range is taken too."""
     reference: tuple[str, ...] = ()
     """Settings on the true reward; a task's fractions have the better of them (by mean) below the
     line. None: no fractions."""
@@ -108,7 +109,12 @@ class BenchmarkSpec:
                 f"`tasks` is {tasks!r}; accepted is a list of env ids, or a mapping of ids to "
                 "overrides."
             )
-        _refuse_repeats("tasks", list(tasks))
+        if not isinstance(tasks, Mapping):
+            _refuse_repeats("tasks", tasks := list(tasks))
+        if not isinstance(self.settings, Mapping):
+            raise ConfigError(
+                f"`settings` is {self.settings!r}; accepted is a mapping of names to overrides."
+            )
         entries = tasks.items() if isinstance(tasks, Mapping) else [(task, None) for task in tasks]
         object.__setattr__(self, "tasks", _plain_overrides("tasks", entries))
         settings = _plain_overrides("settings", self.settings.items())
@@ -118,6 +124,9 @@ class BenchmarkSpec:
             if isinstance(value, str) or not isinstance(value, Iterable):
                 raise ConfigError(f"`{name}` is {value!r}; accepted is a list.")
             object.__setattr__(self, name, tuple(value))
+        for name in ("reference", "headline"):
+            _require_names(name, getattr(self, name))
+        _require_names("name", [self.name])
         _check_seeds(self.seeds)
         object.__setattr__(self, "seeds", tuple(map(int, self.seeds)))  # numpy's are no JSON
 
@@ -174,13 +183,13 @@ class BenchmarkSpec:
 
 @dataclass(frozen=True)
 class _SpecFile:
-    """The same as it stands in YAML, which reads the name `true` as a boolean, `0700` as 448."""
+    """The same as it stands in YAML."""
 
     name: str | None = None
     tasks: object = None
-    settings: dict[object, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
-    reference: tuple[object, ...] = ()
+    reference: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
     workers: int = 1
 
@@ -192,15 +201,14 @@ def load_spec(path: Path) -> BenchmarkSpec:
         ConfigError: the file is missing or malformed, a key unknown at any level, or a value
             refused; the message names file, key and value.
     """
-    file = from_yaml(_SpecFile, path)
-    written = yaml_texts(path)
+    file = from_yaml(_SpecFile, path, lists_of_names=("tasks", "reference", "headline"))
     with named(str(path)):
         return BenchmarkSpec(
             name=file.name or path.stem,
             tasks=file.tasks or {},  # type: ignore[arg-type]  # looked at there
-            settings=dict(zip(written.get("settings", {}), file.settings.values(), strict=True)),
+            settings=file.settings,
             seeds=file.seeds,
-            reference=tuple(written.get("reference", ())),
+            reference=file.reference,
             headline=file.headline,
             workers=file.workers,
         )
@@ -218,21 +226,27 @@ def named(where: str) -> Iterator[None]:
 def _plain_overrides(where: str, entries: Iterable[tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
     plain: dict[str, dict[str, Any]] = {}
     for name, overrides in entries:
-        if not isinstance(name, str):
-            raise ConfigError(
-                f"`{where}` holds {name!r}, which is no name; give text. With options, write a "
-                "mapping, without the dashes."
-            )
+        _require_names(where, [name])
         if overrides is not None and not isinstance(overrides, Mapping):
             raise ConfigError(
                 f"`{where}`: {name} must be a mapping of options ({{}} for none), found "
                 f"{overrides!r}."
             )
         options = dict(overrides or {})
+        _require_names(f"{where}: {name}", options)
         if isinstance(reward := options.get("reward"), bool):  # YAML's reading of `reward: true`
             options["reward"] = str(reward).lower()
         plain[name] = options
     return plain
+
+
+def _require_names(where: str, names: Iterable[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"`{where}` holds {name!r}, which is no name; give text. Options stand in a "
+                "mapping, without dashes before the names."
+            )
 
 
 def _merged(below: Overrides, above: Overrides) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def summarise(spec: BenchmarkSpec, records: Sequence[Record]) -> dict[str, Any]:
     Returns:
         `made_with` (the runs' commits, machines and versions), `tasks` (by id: the reference,
         whether the task counts, and each setting's returns and fraction) and `aggregates` (over
-        the headline tasks). A figure that cannot be had is None
-        and `why_not` stands beside it.
+        the headline tasks). A figure that cannot be had is None and `why_not` stands beside it.
     """
     ordered = sorted(records, key=lambda record: int(record["seed"]))
     rows = {task: _by_setting(spec, task, ordered) for task in spec.tasks}

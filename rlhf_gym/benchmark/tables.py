@@ -47,7 +47,7 @@ def _made_with(made_with: Mapping[str, Any]) -> list[str]:
         return []
     several = any(len(found) > 1 for found in made_with["versions"].values())
     versions = [f"{name} {' and '.join(found)}" for name, found in made_with["versions"].items()]
-    machines = [f"{name} ({n} runs)" for name, n in made_with["machines"].items()]
+    machines = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in made_with["machines"].items()]
     return [
         f"{'**The runs are of different versions.** ' * several}Made with {', '.join(versions)}; "
         f"on {', '.join(machines)}."

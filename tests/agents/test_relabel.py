@@ -14,7 +14,7 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward, check_hidden
@@ -202,6 +202,27 @@ def test_the_step_by_step_wrapper_warns_once_of_ends_that_no_limit_set() -> None
                 venv.step(np.zeros((2, 2), np.float32))
         assert sum(issubclass(w.category, HorizonWarning) for w in caught) == n_warnings
         assert venv.early_ends.n == n_early
+
+
+class Silent(VecEnvWrapper):
+    """A vectorised env that does not say what ended an episode."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        obs, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            info.pop("TimeLimit.truncated", None)
+        return obs, rewards, dones, infos
+
+
+def test_an_env_that_does_not_say_what_ended_an_episode_is_taken_by_its_horizon() -> None:
+    venv = VecLearnedReward(Silent(hidden_venv(2, [5], [False])), reward_function, horizon=5)
+    venv.reset()
+    for _ in range(7):
+        venv.step(np.zeros((2, 2), np.float32))
+    assert venv.early_ends.n == 0
 
 
 def recorded_model(algorithm=PPO, n_envs=2, true_reward=7.0, **kwargs):

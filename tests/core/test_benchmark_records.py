@@ -272,6 +272,9 @@ def test_damage_is_found_wherever_it_is(job: Job, tmp_path: Path) -> None:
         write(job, tmp_path, content)
         record, why = read_record(job, tmp_path)
         assert record is None and "damaged" in why, content
+    for versions in (None, []):
+        write(job, tmp_path, {**content_of(job), "versions": versions})
+        assert "damaged" in read_record(job, tmp_path)[1]
     write(job, tmp_path, {**content_of(job), "format": 2})
     assert "format 2" in read_record(job, tmp_path)[1]
     write(job, tmp_path, damaged(job, "setting", "called otherwise"))

@@ -60,6 +60,8 @@ def test_names_are_as_they_were_written_not_as_yaml_reads_them(tmp_path: Path) -
     spec = load_spec(written(tmp_path, text))
     assert (list(spec.settings), spec.reference) == (["0700", "yes"], ("yes",))
     assert spec.settings["yes"] == {"reward": "true"}
+    both = text.replace("{0700: ,", "{true: {reward: true},").replace("[yes]", "[yes, true]")
+    assert load_spec(written(tmp_path, both)).reference == ("yes", "true"), "two names, one value"
 
 
 def test_a_setting_may_be_built_on_another(tmp_path: Path) -> None:
@@ -108,6 +110,9 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("[3, 4]", "[3, x]", "seeds is 'x'; accepted is a whole number"),
         ("[true, stock]", "[true, stok]", "`reference` names 'stok'.*Did you mean `stock`"),
         ("[true, stock]", "[true, true]", "`reference`.*repeats true"),
+        ("[true, stock]", "true", "reference is True; accepted is a list, each entry text"),
+        ("[true, stock]", "[[true]]", r"reference is \[True\]; accepted is text"),
+        ("{labels: 70,", "{700: x,", "settings: learned-70: unknown option `700`"),
         ("headline: [rlhf_gym/P", "headline: [P", "`headline` names 'PointMass-v0'"),
         ("workers: 2", "workers: 0", "`workers` is 0"),
         ("name: small", "name: a/b", "'a/b' is part of a file's name"),
@@ -174,6 +179,7 @@ def test_a_spec_made_in_python_is_checked_the_same_way() -> None:
         tasks={"A-v0": {}}, settings={"x": {}}, seeds=(0, 1), headline=("A-v0",)
     )
     assert make_spec(seeds=range(2)) == make_spec()
+    assert make_spec(tasks=(t for t in ["A-v0"])).tasks == {"A-v0": {}}
     assert json.dumps(plain.seeds) == "[0, 1]", "as the results hold them"
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_spec().name = "other"  # type: ignore[misc]  # that it is refused is the test
@@ -187,6 +193,11 @@ def test_a_spec_made_in_python_is_checked_the_same_way() -> None:
         ({"seeds": (0.0,)}, r"`seeds` holds 0\.0"),
         ({"tasks": "A-v0"}, "`tasks` is 'A-v0'; accepted is a list of env ids"),
         ({"tasks": [3]}, "`tasks` holds 3, which is no name"),
+        ({"name": 3}, "`name` holds 3, which is no name"),
+        ({"reference": [True]}, "`reference` holds True, which is no name"),
+        ({"headline": (3,)}, "`headline` holds 3, which is no name"),
+        ({"settings": ["a"]}, r"`settings` is \['a'\]; accepted is a mapping"),
+        ({"settings": {"a": {7: 1}}}, "`settings: a` holds 7, which is no name"),
         ({"settings": {7: {}}}, "`settings` holds 7, which is no name"),
         ({"workers": 1.5}, r"`workers` is 1\.5"),
     ],

@@ -72,7 +72,7 @@ def test_make_bench_measures_anew_and_names_at_its_end_what_failed(
     )
     assert done.returncode == 1 and "   python benchmarks/rendering.py\n" in done.stdout
     calls = (tmp_path / "calls").read_text().splitlines()
-    out = tmp_path / "build" / "bench"
+    out = tmp_path / "runs" / "bench"
     assert all(call.startswith(f"{out}: ") for call in calls)
     assert any("backflip.py" in call for call in calls), "the last of them"
     spec = "benchmark benchmarks/specs/label_efficiency.yml --workers 2"

@@ -81,6 +81,7 @@ def test_the_source_s_digest_follows_code_and_settings_only(
     code = sys.modules["rlhf_gym.provenance"]
     monkeypatch.setattr(code, "__file__", str(tmp_path / "rlhf_gym" / "provenance.py"))
     monkeypatch.setattr(code, "_room_files", lambda: [tmp_path / "agents" / "__init__.py", None])
+    (tmp_path / "agents" / ".#ppo.py").symlink_to("somebody@a-machine")  # an editor's lock
     digests = [provenance([""])["source_sha256"]]
     for name in ("agents/notes.md", "README.md", "agents/ppo.yml", "rlhf_gym/a/b.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -88,7 +89,12 @@ def test_the_source_s_digest_follows_code_and_settings_only(
         digests.append(provenance([""])["source_sha256"])
     assert digests[0] == digests[1] == digests[2] and len(set(digests)) == 3
     (tmp_path / "rlhf_gym" / "a" / "b.py").rename(tmp_path / "rlhf_gym" / "b.py")
-    assert provenance([""])["source_sha256"] not in digests, "names count"
+    assert (renamed := provenance([""])["source_sha256"]) not in digests, "names count"
+    # Installed, the rooms lie within the package: it is the same code.
+    (tmp_path / "agents").rename(tmp_path / "rlhf_gym" / "agents")
+    inside = tmp_path / "rlhf_gym" / "agents" / "__init__.py"
+    monkeypatch.setattr(code, "_room_files", lambda: [inside, None])
+    assert provenance([""])["source_sha256"] == renamed
 
 
 def test_the_rooms_of_this_run_are_those_of_one_checkout(repository: Path) -> None:
