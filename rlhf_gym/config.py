@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,42 +20,37 @@ __all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml"]
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader that takes keys as text, and each once.
-
-    YAML reads a key `yes` as true and `0700` as 448, and of two equal ones it takes the last, and
-    the first is lost without a word.
-    """
-
-    def __init__(self, text: str, lists_of_names: Collection[str]) -> None:
-        super().__init__(text)
-        self._lists_of_names = lists_of_names
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and the first is lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As a SafeLoader; raises ConstructorError where a key is written twice."""
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in self._lists_of_names and isinstance(value, yaml.SequenceNode):
-                _as_text(value.value)
-            if key.tag == _MERGE or not isinstance(key, yaml.ScalarNode):
-                continue  # `<<`, whose keys give way; and no key, which the SafeLoader says itself
-            if key.value in seen:
+        seen: list[Any] = []  # a key may be unhashable, which the SafeLoader says itself
+        for key_node, _ in node.value:
+            if key_node.tag == _MERGE:  # `<<`, whose keys give way
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
                 )
-            seen.add(key.value)
-        self.flatten_mapping(node)
-        _as_text(key for key, _ in node.value)
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-def _as_text(nodes: Iterable[yaml.Node]) -> None:
-    for node in nodes:
-        if isinstance(node, yaml.ScalarNode):
-            node.tag = "tag:yaml.org,2002:str"
+def _load(text: str, names: Collection[str]) -> Any:
+    loader = _UniqueKeys(text)
+    root = loader.get_single_node()
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value in names and isinstance(value, yaml.CollectionNode):
+            for entry in value.value:
+                node = entry if isinstance(value, yaml.SequenceNode) else entry[0]
+                if isinstance(node, yaml.ScalarNode) and node.tag != _MERGE:
+                    node.tag = "tag:yaml.org,2002:str"
+    return None if root is None else loader.construct_document(root)
 
 
 def is_whole(value: Any, low: int = 1) -> bool:
@@ -69,19 +64,20 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
-def from_yaml(cls: type[T], path: Path, lists_of_names: Collection[str] = ()) -> T:
+def from_yaml(cls: type[T], path: Path, names: Collection[str] = ()) -> T:
     """Read a dataclass from a YAML file; keys that are absent keep their defaults.
 
     Args:
         cls: The dataclass.
-        path: The file. Its keys are text as it was written.
-        lists_of_names: Keys whose lists hold names, and are read so, too.
+        path: The file.
+        names: Options that hold names, in a list or as a mapping's keys: these are text as they
+            were written, where YAML would read `yes` as true and `0700` as 448.
 
     Raises:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
     try:
-        content = _Loader(path.read_text(), lists_of_names).get_single_data()
+        content = _load(path.read_text(), names)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except yaml.YAMLError as error:

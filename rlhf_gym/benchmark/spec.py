@@ -201,7 +201,7 @@ def load_spec(path: Path) -> BenchmarkSpec:
         ConfigError: the file is missing or malformed, a key unknown at any level, or a value
             refused; the message names file, key and value.
     """
-    file = from_yaml(_SpecFile, path, lists_of_names=("tasks", "reference", "headline"))
+    file = from_yaml(_SpecFile, path, names=("tasks", "settings", "reference", "headline"))
     with named(str(path)):
         return BenchmarkSpec(
             name=file.name or path.stem,

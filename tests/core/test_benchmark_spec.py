@@ -112,7 +112,7 @@ def test_a_settings_options_win_and_nested_ones_are_merged(tmp_path: Path) -> No
         ("[true, stock]", "[true, true]", "`reference`.*repeats true"),
         ("[true, stock]", "true", "reference is True; accepted is a list, each entry text"),
         ("[true, stock]", "[[true]]", r"reference is \[True\]; accepted is text"),
-        ("{labels: 70,", "{700: x,", "settings: learned-70: unknown option `700`"),
+        ("{labels: 70,", "{700: x,", "settings: learned-70` holds 700, which is no name"),
         ("headline: [rlhf_gym/P", "headline: [P", "`headline` names 'PointMass-v0'"),
         ("workers: 2", "workers: 0", "`workers` is 0"),
         ("name: small", "name: a/b", "'a/b' is part of a file's name"),

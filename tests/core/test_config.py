@@ -108,3 +108,10 @@ def test_zero_and_negative_budgets_name_their_flag(bad: dict[str, int]) -> None:
         TrainConfig(**bad)
     with pytest.raises(ConfigError, match="initial_labels"):
         TrainConfig(initial_labels=0.0)
+
+
+def test_only_names_are_taken_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text("extra: {0700: {1: yes}, on: [0700]}\ninner: {sizes: [0700]}\n")
+    assert from_yaml(Outer, path).extra == {448: {1: True}, True: [448]}
+    assert from_yaml(Outer, path, names=("extra",)).extra == {"0700": {1: True}, "on": [448]}
