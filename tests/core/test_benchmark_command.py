@@ -40,6 +40,16 @@ if setting == "hangs":
     while sys.stdin.readline():
         pass
     sys.exit(1)
+if setting == "counts":  # how many are at it, of which one more would have time to come
+    mark = out / "running" / str(seed)
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    n_seen = []
+    for _ in range(40):
+        n_seen.append(len(list(mark.parent.iterdir())))
+        time.sleep(0.01)
+    mark.unlink()
+    (out / "started" / f"{setting}-{seed}").write_text(str(max(n_seen)))
 value = {"true": 100.0, "stock": 90.0}.get(setting, 80.0) + seed
 record = {
     "format": 1, "git": None, "versions": {"torch": f"1.{seed}"}, "machine": {"cpu": "Z80"},
@@ -106,6 +116,13 @@ def test_only_what_is_missing_damaged_or_changed_is_made_again(tmp_path: Path) -
         **{**vars(spec), "settings": {**spec.settings, "learned": {"labels": 50}}}
     )
     assert again(changed, seeds=(2,)) == {"learned-2"}
+
+
+@pytest.mark.usefixtures("pretend")
+def test_as_many_runs_go_at_once_as_there_are_workers(tmp_path: Path) -> None:
+    spec = make_spec("counts", seeds=(1, 2, 3, 4, 5))
+    run_benchmark(spec, tmp_path, workers=2, quiet=True)
+    assert max(int((tmp_path / "started" / name).read_text()) for name in started(tmp_path)) == 2
 
 
 @pytest.mark.usefixtures("pretend")
