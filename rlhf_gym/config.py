@@ -42,6 +42,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def _load(text: str, names: Collection[str]) -> Any:
+    """What a YAML text holds; the names below `names` are made text before they are read."""
     loader = _UniqueKeys(text)
     root = loader.get_single_node()
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
