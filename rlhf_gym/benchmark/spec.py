@@ -274,7 +274,7 @@ def _refuse_unused(setting: str, overrides: Overrides) -> None:
     if unused := [key for key in overrides if key not in _OF_STOCK]:
         raise ConfigError(
             f"settings: {setting}: the runner `stock`, plain PPO on the true reward, does not use "
-            f"`{'`, `'.join(unused)}`; leave it away."
+            f"`{'`, `'.join(unused)}`; leave {'it' if len(unused) == 1 else 'them'} away."
         )
 
 
