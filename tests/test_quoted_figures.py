@@ -90,3 +90,13 @@ def test_a_wrong_digit_is_found() -> None:
     assert not is_rounded(row, [1250.6, -3.396, 12]) and not is_rounded(row, [1250.4, -3.39, 12])
     table = [{"who": "a", "seed": 1, "x": 2.0}, {"who": "a", "seed": 0, "x": 1.0}]
     assert [1.0, 2.0] in list(rows_on_file({"runs": table}))
+
+
+def test_the_yardsticks_are_those_of_their_sources(repository: Path) -> None:
+    yardsticks = json.loads((repository / "rlhf_gym" / "yardsticks.json").read_text())
+    assert len(yardsticks) == 8
+    for task, yardstick in yardsticks.items():
+        figures = json.loads((repository / yardstick["source"]).read_text())["tasks"][task]
+        assert figures["reference"] == yardstick["setting"]
+        own = figures["settings"][yardstick["setting"]]
+        assert (own["mean"], own["seeds"]) == (yardstick["return_mean"], yardstick["seeds"])
