@@ -14,7 +14,7 @@ import numpy as np
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.hide_reward import RewardReplacer
 from rlhf_gym.envs.horizon import EarlyEnds
-from rlhf_gym.envs.preference_ready import horizon_of
+from rlhf_gym.envs.make import space_info
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import RewardFunction
 
@@ -102,8 +102,8 @@ class LearnedRewardWrapper(RewardReplacer):
                     "`make_preference_ready` first, which flattens observations."
                 )
         self.reward_function = reward_function
-        env_id = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
-        self.early_ends = EarlyEnds(env_id, horizon_of(env), allowed=allow_variable_horizon)
+        info = space_info(env)
+        self.early_ends = EarlyEnds(info.env_id, info.horizon, allowed=allow_variable_horizon)
         self._n_steps = 0
         self._obs: Array | None = None
 

@@ -16,6 +16,7 @@ from rlhf_gym.benchmark.records import Job, Record, check_parts, plan_jobs, read
 from rlhf_gym.benchmark.results import publish_yardsticks, read_yardsticks, write_results
 from rlhf_gym.benchmark.scheduler import Failure, lock, run_jobs
 from rlhf_gym.benchmark.spec import BenchmarkSpec
+from rlhf_gym.benchmark.summary import versions_differ
 from rlhf_gym.envs.horizon import early_end_warning
 from rlhf_gym.errors import ConfigError
 
@@ -111,7 +112,7 @@ def run_benchmark(
     records, missing = _collect(jobs, out)
     summary = write_results(spec, records, [(m.job, m.why) for m in missing], out, arguments)
     console.print(f"{len(records)} of {len(jobs)} runs are on file; results: {out}")
-    if any(len(found) > 1 for found in summary["made_with"]["versions"].values()):
+    if versions_differ(summary):
         console.print("warning: the runs were made with different versions; table.md names them")
     for task, figures in summary["tasks"].items():
         if figures["ended_early"]:

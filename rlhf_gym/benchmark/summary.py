@@ -19,7 +19,7 @@ from rlhf_gym.benchmark.statistics import (
 )
 from rlhf_gym.errors import DataError
 
-__all__ = ["random_return", "reference_of", "summarise"]
+__all__ = ["random_return", "reference_of", "summarise", "versions_differ"]
 
 _LISTED = ("n_labels", "env_steps", "seconds", "reward_accuracy_heldout", "reward_correlation")
 
@@ -65,6 +65,11 @@ def _made_with(records: Sequence[Record]) -> dict[str, Any]:
         "machines": dict(Counter(sorted(record["machine"] for record in records))),
         "versions": {package: sorted(found) for package, found in versions.items()},
     }
+
+
+def versions_differ(summary: Mapping[str, Any]) -> bool:
+    """Whether a package of one run has another version in another."""
+    return any(len(found) > 1 for found in summary["made_with"]["versions"].values())
 
 
 def reference_of(spec: BenchmarkSpec, rows: Rows) -> str | None:

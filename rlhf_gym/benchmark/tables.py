@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_gym.benchmark.records import Job
 from rlhf_gym.benchmark.spec import BenchmarkSpec
+from rlhf_gym.benchmark.summary import versions_differ
 
 __all__ = ["table_text"]
 
@@ -36,22 +37,20 @@ def table_text(
     for task in spec.tasks:
         figures = summary["tasks"].get(task)
         parts.append(f"## {task}\n\nNo run yet." if figures is None else _task(task, figures))
-    parts += _made_with(summary["made_with"])
+    parts += _made_with(summary)
     if spec.reference:
         parts.append(_NOTES.format(reference=" and ".join(spec.reference)))
     return "\n\n".join(parts) + "\n"
 
 
-def _made_with(made_with: Mapping[str, Any]) -> list[str]:
+def _made_with(summary: Mapping[str, Any]) -> list[str]:
+    made_with = summary["made_with"]
     if not made_with["machines"]:
         return []
-    several = any(len(found) > 1 for found in made_with["versions"].values())
     versions = [f"{name} {' and '.join(found)}" for name, found in made_with["versions"].items()]
     machines = [f"{name} ({n} run{'s' * (n > 1)})" for name, n in made_with["machines"].items()]
-    return [
-        f"{'**The runs are of different versions.** ' * several}Made with {', '.join(versions)}; "
-        f"on {', '.join(machines)}."
-    ]
+    warning = "**The runs are of different versions.** " * versions_differ(summary)
+    return [f"{warning}Made with {', '.join(versions)}; on {', '.join(machines)}."]
 
 
 def _partial(spec: BenchmarkSpec, missing: Sequence[tuple[Job, str]]) -> list[str]:

@@ -204,6 +204,19 @@ def test_the_step_by_step_wrapper_warns_once_of_ends_that_no_limit_set() -> None
         assert venv.early_ends.n == n_early
 
 
+def test_the_step_by_step_wrapper_counts_an_episode_s_steps_from_its_reset() -> None:
+    venv = hidden_venv(2, [5], [False])
+    venv = VecLearnedReward(venv, reward_function, horizon=6, **ANY_END)
+    venv.reset()
+    for n_early in (2, 4):
+        for _ in range(3):
+            venv.step(np.zeros((2, 2), np.float32))
+        venv.reset()
+        for _ in range(5):
+            venv.step(np.zeros((2, 2), np.float32))
+        assert venv.early_ends.n == n_early
+
+
 class Silent(VecEnvWrapper):
     """A vectorised env that does not say what ended an episode."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -35,6 +36,18 @@ def test_a_result_says_what_it_was_made_with(common: ModuleType, tmp_path: Path)
     assert content["seeds"] == [1, 2]
     assert content["command"] == "bench.py --n 3"
     assert {"versions", "git", "machine", "time_utc", "load_average_1min"} <= content.keys()
+
+
+def test_results_go_where_make_bench_says(
+    common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("BENCH_RESULTS", str(tmp_path))
+            assert importlib.reload(common).RESULTS == tmp_path
+    finally:
+        importlib.reload(common)
+    assert common.RESULTS == common.ROOT / "benchmarks" / "results"
 
 
 def test_make_bench_repeats_every_measurement(repository: Path) -> None:

@@ -151,6 +151,17 @@ def test_an_end_at_the_horizon_is_none_that_is_early() -> None:
     assert env.early_ends.n == 0
 
 
+def test_an_episode_s_steps_are_counted_from_its_reset() -> None:
+    limited = gym.wrappers.TimeLimit(Counter(), 3)
+    env = LearnedRewardWrapper(limited, lambda b: b.mask * 1.0, allow_variable_horizon=True)
+    for n_early in (1, 2):
+        env.reset()
+        env.step(0)
+        env.reset()  # the step before it is of another episode
+        assert [env.step(0)[2] for _ in range(2)] == [False, True]
+        assert env.early_ends.n == n_early
+
+
 def test_a_step_before_the_first_reset_is_refused() -> None:
     with pytest.raises(gym.error.ResetNeeded):
         LearnedRewardWrapper(Counter(), linear).step(0)
