@@ -30,6 +30,11 @@ class StepEncoder:
         info: The spaces of the env.
         use_next_obs: Whether r(s, a, s') rather than r(s, a) is learned.
 
+    Attributes:
+        n_features: F.
+        feature_names: (F,) what each feature is, e.g. "observation[2]"; numbers count the entries
+            of the flattened array.
+
     Raises:
         ConfigError: a space that the default reward model does not take.
     """
@@ -40,7 +45,11 @@ class StepEncoder:
         self._action_size = _flat_size(info.action_space, "action space", accepted)
         self._choices = _choices(info.action_space)
         self.use_next_obs = use_next_obs
-        self.n_features = self._obs_size * (2 if use_next_obs else 1) + self._action_size
+        obs, actions = range(self._obs_size), range(self._action_size)
+        self.feature_names = [f"observation[{i}]" for i in obs] + [f"action[{i}]" for i in actions]
+        if use_next_obs:
+            self.feature_names += [f"next observation[{i}]" for i in obs]
+        self.n_features = len(self.feature_names)
 
     def __call__(self, batch: RewardBatch) -> Array:
         """Encode a (B, T) batch into (B, T, F) float32 features."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rlhf_gym.data import Array, Clip, Preference, RewardBatch
 from rlhf_gym.errors import CorruptDataError, DataError
@@ -35,8 +37,10 @@ __all__ = ["EnsembleRewardModel"]
 class EnsembleRewardModel:
     """E stacked networks r(s, a), fitted to preferences by Bradley-Terry.
 
-    Inputs are normalised by the mean and deviation of the labelled clips, outputs to mean 0 and
-    deviation 1 over their steps at the end of each fit; both stay frozen until the next.
+    Inputs are standardised by the mean and deviation of the labelled clips' steps, outputs to mean
+    0 and deviation 1 over them at the end of each fit; both stay frozen until the next. An input
+    that is the same in all of these steps, as far as float32 tells, counts as 0 until a fit sees it
+    vary. Before the first fit that holds for all of them, so that each step has one reward.
 
     Args:
         info: The env's spaces.
@@ -62,8 +66,9 @@ class EnsembleRewardModel:
         n_members, n_features = self.settings.n_members, self.encoder.n_features
         self.net = StackedMLP(n_members, n_features, self.settings.hidden, generator).to(device)
         self.device = torch.device(device)
-        self.input_mean = torch.zeros(n_features, device=device)
-        self.input_std = torch.ones(n_features, device=device)
+        # float64: in float32 a position of 4,000,000 m loses its centimetres when it is centred.
+        self.input_mean = torch.zeros(n_features, dtype=torch.float64, device=device)
+        self.input_std = torch.full_like(self.input_mean, torch.inf)  # infinite: dropped
         self.output_mean = torch.zeros(n_members, 1, 1, device=device)
         self.output_std = torch.ones(n_members, 1, 1, device=device)
 
@@ -83,14 +88,14 @@ class EnsembleRewardModel:
         return (raw * mask).sum(-1).cpu().numpy()
 
     @torch.no_grad()
-    def _raw_rewards(self, batch: RewardBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _raw_rewards(self, batch: RewardBatch) -> tuple[Tensor, Tensor]:
         mask = torch.as_tensor(batch.mask, device=self.device).float()  # (B, T)
         features = self._normalise(self.encoder(batch))  # (B, T, F)
         return self.net(features.flatten(0, 1)).unflatten(1, mask.shape), mask  # (E, B, T)
 
-    def _normalise(self, features: Array) -> torch.Tensor:
+    def _normalise(self, features: Array) -> Tensor:
         x = torch.as_tensor(features, device=self.device)
-        return (x - self.input_mean) / self.input_std
+        return ((x - self.input_mean) / self.input_std).float()
 
     def fit(self, preferences: Sequence[Preference], rng: np.random.Generator) -> FitReport:
         """Fit to all preferences, warm-started from the last fit; SKIP answers are left out.
@@ -111,12 +116,13 @@ class EnsembleRewardModel:
         if heldout.all():  # a handful of answers: better none to validate on than none to learn
             heldout[:] = False
         features, mask = self._clip_features(trained)
-        self._renew_input_normalisation(features, mask)
+        dropped = self._renew_input_normalisation(features, mask)
         data = self._pair_tensors(trained, features, mask, heldout)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         outcome = fit_pairs(self.net, data, fit, generator)
         self._renew_output_normalisation(data)
-        return self._report(data, heldout, outcome, time.perf_counter() - started)
+        report = self._report(data, heldout, outcome, time.perf_counter() - started)
+        return dataclasses.replace(report, dropped_inputs=dropped)
 
     def _clip_features(self, preferences: PreferenceSet) -> tuple[Array, Array]:
         clips = preferences.clips
@@ -141,17 +147,35 @@ class EnsembleRewardModel:
             weights=torch.as_tensor(weights, device=self.device),
         )
 
-    def _renew_input_normalisation(self, features: Array, mask: Array) -> None:
-        steps = features[mask]  # (steps, F)
+    def _renew_input_normalisation(self, features: Array, mask: Array) -> tuple[str, ...]:
+        """Standardise by these steps; returns the names of the inputs that are dropped."""
+        steps = features[mask]  # (steps, F) float32
         # In float64: numpy adds rows one by one, and in float32 a constant 1.3 would vary.
-        mean64, deviation = steps.mean(0, dtype=np.float64), steps.std(0, dtype=np.float64)
-        # A feature that never varies carries nothing: dividing by 1 leaves it at 0.
-        is_constant = deviation <= 1e-6 * np.maximum(np.abs(mean64), 1.0)
-        mean = torch.as_tensor(mean64.astype(np.float32), device=self.device)
-        std = torch.as_tensor(
-            np.where(is_constant, 1.0, deviation).astype(np.float32), device=self.device
+        mean, deviation = steps.mean(0, dtype=np.float64), steps.std(0, dtype=np.float64)
+        resolution = np.spacing(np.abs(steps).max(0))  # between two neighbours in float32
+        dropped = np.flatnonzero(deviation <= resolution)
+        std = deviation.copy()
+        std[dropped] = np.inf
+        names = tuple(self.encoder.feature_names[i] for i in dropped)
+        for i, name in zip(dropped, names, strict=True):
+            if deviation[i] > 0 or resolution[i] >= 1:
+                warnings.warn(_beyond_resolution(name, mean[i], resolution[i]), stacklevel=4)
+        self._change_input_normalisation(
+            torch.as_tensor(mean, device=self.device), torch.as_tensor(std, device=self.device)
         )
-        self.net.rescale_inputs(std / self.input_std, (mean - self.input_mean) / self.input_std)
+        return names
+
+    def _change_input_normalisation(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise anew, with the network's function kept where it has been fitted.
+
+        An input that was dropped until now meets the weights as they were drawn, which are made for
+        standardised inputs; rescaled, they would be multiplied by its raw mean and spread.
+        """
+        was_used = torch.isfinite(self.input_std)
+        is_rescaled = was_used & torch.isfinite(std)
+        scale = torch.where(is_rescaled, std / self.input_std, 1.0)
+        shift = torch.where(was_used, (mean - self.input_mean) / self.input_std, 0.0)
+        self.net.rescale_inputs(scale.float(), shift.float())
         self.input_mean, self.input_std = mean, std
 
     @torch.no_grad()
@@ -202,9 +226,18 @@ class EnsembleRewardModel:
             net = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
             self.net.load_state_dict(net)
             for name in ("input_mean", "input_std", "output_mean", "output_std"):
-                setattr(self, name, tensors[name])
+                # Runs of earlier versions hold the inputs' statistics in float32.
+                setattr(self, name, tensors[name].to(getattr(self, name).dtype))
         except Exception as error:
             raise CorruptDataError(
                 f"{path} does not hold this reward model ({error}); restore the file, or use the "
                 "settings it was saved with."
             ) from error
+
+
+def _beyond_resolution(name: str, mean: float, resolution: float) -> str:
+    return (
+        f"{name} is about {mean:.6g}, where float32 holds steps of {resolution:.3g} only, and "
+        "varies by no more than that; the reward model does without it. If it matters, subtract a "
+        "fixed offset from it in the env."
+    )

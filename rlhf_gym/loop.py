@@ -266,4 +266,5 @@ def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
         "reward_calibration_error": report["calibration_error"],
         "reward_weight_decay": report["weight_decay"],
         "fit_epochs": report["n_epochs"],
+        "reward_dropped_inputs": list(report["dropped_inputs"]),
     }

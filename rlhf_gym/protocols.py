@@ -7,7 +7,7 @@ through these protocols. Anything with the right methods fits: no base class is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -54,6 +54,8 @@ class FitReport:
     """The L2 coefficient that the adaptive rule ended on."""
     seconds: float
     """Wall time."""
+    dropped_inputs: tuple[str, ...] = field(default=(), kw_only=True)
+    """Inputs left out because they do not vary, e.g. "observation[2]"."""
 
 
 @runtime_checkable

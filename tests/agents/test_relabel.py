@@ -169,6 +169,7 @@ def test_the_default_reward_model_rewards_choices_and_dicts_alike_both_ways(
     info = space_info(bare())
     assert info.observation_space.shape == (5,)  # late: 2, x: 3
     model = EnsembleRewardModel(info, RewardModelSettings(n_members=2, hidden=(8,)), seed=1)
+    model.input_std.fill_(1.0)  # as a fit would leave it: before the first, no input counts
 
     def hidden() -> VecEnv:
         return DummyVecEnv([lambda: hide_reward(Monitor(bare()))] * n_envs)

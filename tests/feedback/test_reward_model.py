@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,15 @@ def test_ties_pull_returns_together_and_skips_are_left_out() -> None:
     assert report.n_train + report.n_heldout == 30
     ties = [Preference(p.query, Choice.TIE, "x") for p in preferences]
     model = make_model(fit={"max_epochs": 60, "learning_rate": 3e-3, "heldout_fraction": 0.0})
-    before = np.abs(np.diff(model.clip_returns([*preferences[0].query.clips]))).mean()
+
+    def mean_gap() -> float:
+        gaps = [np.abs(np.diff(model.clip_returns([*p.query.clips]))).mean() for p in ties]
+        return float(np.mean(gaps))
+
+    model.fit(preferences, np.random.default_rng(0))
+    before = mean_gap()
     model.fit(ties, np.random.default_rng(0))
-    gaps = [np.abs(np.diff(model.clip_returns([*p.query.clips]))).mean() for p in ties]
-    assert np.mean(gaps) < 0.5 * before
+    assert mean_gap() < 0.5 * before
 
 
 def test_only_skips_is_an_error_that_counts() -> None:
@@ -182,18 +188,120 @@ def test_a_fit_finds_the_probability_that_explains_the_answers_and_their_noise(n
     assert logits == pytest.approx(np.log(prob / (1 - prob)), abs=1e-3)
 
 
-def test_a_constant_feature_is_left_at_zero_however_many_steps_there_are() -> None:
+def test_a_constant_input_is_dropped_however_many_steps_there_are() -> None:
     clips = make_clips(400, lengths=(50,))
     for clip in clips:
         clip.obs[:, 1] = 1.3  # in float32 its naive mean over 20,000 steps is off by 1e-4
         clip.obs[:, 2] = 1000 + 0.01 * clip.obs[:, 2]  # large, and yet it varies
     pairs = [Query((clips[2 * i], clips[2 * i + 1]), 0, 0, i) for i in range(200)]
     model = make_model(fit={"max_epochs": 1})
-    model.fit(SyntheticTeacher().answer(pairs), np.random.default_rng(0))
+    report = model.fit(SyntheticTeacher().answer(pairs), np.random.default_rng(0))
+    assert report.dropped_inputs == ("observation[1]", "next observation[1]")
+    batch = RewardBatch.from_clips(clips[:2])
+    before = model.rewards(batch)
+    batch.obs[..., 1] = -1e6  # what no answer was about, no reward depends on
+    assert (model.rewards(batch) == before).all()
     steps = np.concatenate([clip.obs[:-1] for clip in clips]).astype(np.float64)
-    assert model.input_std[1] == 1.0 and float(model.input_mean[1]) == np.float32(1.3)
     found = model.input_std[:3].numpy()[[0, 2]]
     np.testing.assert_allclose(found, steps.std(0)[[0, 2]], rtol=1e-5)
+
+
+def in_other_units(clips: list[Clip], index: int, unit: float, offset: float) -> list[Clip]:
+    """The same clips with one component of the observation as unit * x + offset."""
+    changed = []
+    for clip in clips:
+        obs = clip.obs.astype(np.float64)
+        obs[:, index] = unit * obs[:, index] + offset
+        changed.append(dataclasses.replace(clip, obs=obs.astype(np.float32)))
+    return changed
+
+
+def fitted(clips: list[Clip], n: int, **fit) -> EnsembleRewardModel:
+    """A model fitted to an oracle's answers about the first 2n clips, pair by pair."""
+    queries = [Query((clips[2 * i], clips[2 * i + 1]), 0, 0, i) for i in range(n)]
+    chosen = [
+        Choice.FIRST
+        if np.sum(q.first.true_rewards) > np.sum(q.second.true_rewards)
+        else Choice.SECOND
+        for q in queries
+    ]
+    # The id of a query depends on its clips: without the split, other units train on the same.
+    model = make_model(fit={"heldout_fraction": 0.0, "bootstrap": False, **fit})
+    answers = [Preference(q, c, teacher="oracle") for q, c in zip(queries, chosen, strict=True)]
+    model.fit(answers, np.random.default_rng(0))
+    return model
+
+
+@pytest.mark.parametrize("power", [-60, -20, 10, 40])
+def test_the_unit_of_an_input_changes_no_reward(power: int) -> None:
+    """By a power of two everything scales exactly, so the rewards are equal bit for bit."""
+    clips = make_clips(60)
+    expected = fitted(clips, 30, max_epochs=5).rewards(RewardBatch.from_clips(clips))
+    clips = in_other_units(clips, 0, 2.0**power, 0.0)
+    found = fitted(clips, 30, max_epochs=5).rewards(RewardBatch.from_clips(clips))
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("offset", [-(2.0**8), 2.0**12, 2.0**16])
+def test_the_origin_of_an_input_changes_no_reward(offset: float) -> None:
+    """On a grid of 1/64 float32 adds these offsets exactly; only the mean's last bit moves."""
+    clips = [dataclasses.replace(c, obs=np.round(c.obs * 64) / 64) for c in make_clips(60)]
+    expected = fitted(clips, 30, max_epochs=5).rewards(RewardBatch.from_clips(clips))
+    clips = in_other_units(clips, 0, 1.0, offset)
+    found = fitted(clips, 30, max_epochs=5).rewards(RewardBatch.from_clips(clips))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("unit", "offset"),
+    [(500, 0), (8, 1013), (1, -4e6), (3, 1.7e9)],
+    ids=["mm", "hPa", "northing", "Unix time"],
+)
+@pytest.mark.filterwarnings("ignore:.*float32 holds steps")
+def test_an_uninformative_input_spoils_no_fit_whatever_its_mean_and_spread(
+    unit: float, offset: float
+) -> None:
+    clips = make_clips(400)
+    clips = [dataclasses.replace(c, true_rewards=c.obs[:-1, 0] - c.obs[:-1, 1]) for c in clips]
+    truth = np.concatenate([c.true_rewards for c in clips[200:]])
+    found = []
+    for tried in (clips, in_other_units(clips, 2, unit, offset)):
+        rewards = fitted(tried, 100).rewards(RewardBatch.from_clips(tried[200:]))
+        found.append(correlation(rewards.ravel(), truth))
+    assert found[0] > 0.8 and abs(found[1] - found[0]) < 0.05
+
+
+def test_an_input_beyond_what_float32_resolves_is_dropped_with_a_warning() -> None:
+    clips = in_other_units(make_clips(20), 1, 1.0, 1.7e9)
+    with pytest.warns(UserWarning, match=r"^(next )?observation\[1\] is about 1.7e\+09, where"):
+        model = fitted(clips, 10, max_epochs=1)
+    assert torch.isinf(model.input_std).nonzero()[:, 0].tolist() == [1, OBS + ACTION + 1]
+
+
+def test_an_input_that_begins_to_vary_is_learned_as_from_the_start() -> None:
+    clips = in_other_units(make_clips(400), 0, 1000.0, 5000.0)
+    still = [dataclasses.replace(c, obs=c.obs * np.float32([0, 1, 1])) for c in clips]
+    queries = [Query((clips[2 * i], clips[2 * i + 1]), 0, 1, i) for i in range(150)]
+    answers = SyntheticTeacher().answer(queries)
+    truth = np.concatenate([c.true_rewards for c in clips[300:]])
+    found = []
+    for first in (still, clips):
+        model = fitted(first, 100)
+        model.fit(answers, np.random.default_rng(1))
+        rewards = model.rewards(RewardBatch.from_clips(clips[300:]))
+        found.append(correlation(rewards.ravel(), truth))
+    assert found[1] > 0.8 and abs(found[0] - found[1]) < 0.05, found
+
+
+def test_a_later_fit_begins_with_the_function_of_the_last_one() -> None:
+    clips = make_clips(60)
+    model = fitted(clips, 30, max_epochs=5)
+    before = model.clip_returns(clips)
+    rng = np.random.default_rng(0)
+    mean = model.input_mean + torch.as_tensor(rng.normal(size=len(model.input_mean)))
+    std = model.input_std * torch.as_tensor(rng.uniform(0.5, 2.0, len(mean)))
+    model._change_input_normalisation(mean, std)
+    np.testing.assert_allclose(model.clip_returns(clips), before, atol=1e-4)
 
 
 @pytest.mark.parametrize("start", [0.2, 10.0, 100.0])
