@@ -2,7 +2,8 @@
 
 Ordered criteria, a tie-breaker, what to ignore, and when to say what, in the form of the
 instructions of Christiano et al. (2017, appendix B). They name only what can be seen in a clip of
-two seconds, and what the task's own reward pays for, so that people and the true reward agree.
+two seconds or read in a text, and what the task's own reward pays for, so that people and the true
+reward agree.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from rlhf_gym.envs import TASK_IDS
+from rlhf_gym.envs import TASK_IDS, TEXT_TASK_IDS
 
 __all__ = ["rubric_for"]
 
@@ -27,7 +28,7 @@ def rubric_for(env_id: str) -> str | None:
         Markdown of at most 25 lines, or None for an env that is not shipped.
     """
     name = re.sub(r"-v\d+$", "", env_id.removeprefix("rlhf_gym:").removeprefix("rlhf_gym/"))
-    if f"rlhf_gym/{name}-v0" not in TASK_IDS:
+    if f"rlhf_gym/{name}-v0" not in (*TASK_IDS, *TEXT_TASK_IDS):
         return None
     page = files("rlhf_gym.envs").joinpath("rubrics", f"{_snake_case(name)}.md")
     return page.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import sys
 
 from rlhf_gym.errors import MissingDependencyError
 
-__all__ = ["APT_PACKAGES", "choose_gl", "gl_works", "has_display"]
+__all__ = ["APT_PACKAGES", "choose_gl", "gl_works", "has_display", "why_nobody_sees"]
 
 APT_PACKAGES = {
     "egl": "libegl1 libegl-mesa0 libgl1-mesa-dri",
@@ -43,6 +43,16 @@ def has_display() -> bool:
     if sys.platform != "linux":
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def why_nobody_sees() -> str | None:
+    """Why nobody would see a pygame window opened now; None where somebody would."""
+    driver = os.environ.get("SDL_VIDEODRIVER")
+    if driver in ("dummy", "offscreen"):
+        return f"SDL_VIDEODRIVER={driver} draws into memory"
+    if driver or has_display():
+        return None
+    return "neither DISPLAY nor WAYLAND_DISPLAY is set"
 
 
 @functools.cache

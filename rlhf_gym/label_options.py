@@ -30,13 +30,15 @@ class LabelOptions:
     repeat_share: float = 0.05
     """Share that shows an answered pair again, sides swapped, in [0, 0.5]."""
     rubric: Path | None = None
-    """A Markdown file that says what to judge by; default: the task's own."""
+    """A Markdown file that says what to judge by; default: rubric.md in the folder, if it is there,
+    else the shipped task's own."""
     keys: Path | None = None
     """A YAML file of keys, see docs/labelling.md."""
     font: Path | None = None
     """A .ttf or .otf file for texts in scripts that the window's own font lacks."""
     env: str | None = None
-    """The env that draws the clips; default: the run's, or what the clips name."""
+    """The env that draws the clips and whose rubric is shown; default: the run's, or what the clips
+    name."""
     pixels: int = 480
     """Height and width of the pictures of a robot, 64 to 1024."""
 

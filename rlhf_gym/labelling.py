@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_gym.envs.rubrics import rubric_for
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.given import count_given
 from rlhf_gym.feedback.gold import gold_from_true_returns
@@ -20,6 +20,7 @@ from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.viewer.keymap import Keymap, load_keymap
 from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.frame_cache import FrameCache
+from rlhf_gym.gl import why_nobody_sees
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
@@ -34,9 +35,15 @@ class _Task:
     """What is known of the folder that is labelled."""
 
     env_id: str | None
-    """None for texts."""
+    """None for a bare store of texts, which do not say what task they are of."""
     config: TrainConfig | None
     """None for a bare store."""
+    is_text: bool = False
+
+    @property
+    def name(self) -> str:
+        """The title of the sitting, such as "HalfCheetah-v0"."""
+        return "Texts" if self.env_id is None else self.env_id.rpartition("/")[2]
 
 
 def label_store(folder: Path, options: LabelOptions) -> int:
@@ -71,6 +78,8 @@ def open_sitting(folder: Path, options: LabelOptions) -> Iterator[LabelSession]:
     """
     rubric = _rubric_file(options.rubric)
     _await_store(folder)
+    if rubric is None and (own := folder / "rubric.md").exists():
+        rubric = _rubric_file(own)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(PreferenceStore(folder, create=False))
         task = _task(folder, store, options)
@@ -84,13 +93,14 @@ def open_sitting(folder: Path, options: LabelOptions) -> Iterator[LabelSession]:
             n_qualification=options.qualification,
         )
         frames = None
-        if task.env_id is not None and not options.terminal:
+        if task.env_id is not None and not task.is_text and not options.terminal:
             frames = stack.enter_context(_worker(folder, task, task.env_id, options.pixels))
         session = LabelSession(
             LabelDesk(store, options.labeller, settings),
             frames,
             total=_total(store, task),
-            rubric=rubric or (rubric_for(task.env_id) if task.env_id else None),
+            rubric=rubric or rubric_for(task.env_id or "") or _no_rubric(task.name, folder),
+            task=task.name,
             status=_status(folder),
         )
         stack.callback(session.close)
@@ -112,6 +122,12 @@ def _show(session: LabelSession, options: LabelOptions, keymap: Keymap) -> int:
 
         n_answers: int = run_terminal(session, keymap=keymap)
         return n_answers
+    if reason := why_nobody_sees():
+        raise MissingDependencyError(
+            f"nobody would see the labelling window: {reason}. Pairs of texts can be answered "
+            "without one: add `--terminal`. Clips need a display: start it on a desktop, over "
+            "`ssh -X`, or under `xvfb-run`."
+        )
     from rlhf_gym.feedback.viewer.window import run_viewer
 
     return run_viewer(session, keymap=keymap, font=options.font).n_answers
@@ -130,10 +146,11 @@ def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
     if (folder / "config.yaml").exists():
         config = read_run_config(Run.open(folder))
     contexts = store.rows("SELECT context FROM clips LIMIT 1")
-    if contexts and is_text_context(contexts[0][0]):
-        return _Task(None, config)
-    named = contexts[0][0] if contexts else None
+    is_text = bool(contexts) and is_text_context(contexts[0][0])
+    named = contexts[0][0] if contexts and not is_text else None
     env_id = options.env or (config.env if config else named)
+    if is_text:
+        return _Task(env_id, config, is_text=True)
     if env_id is None:
         raise ConfigError(
             f"{folder} holds no pairs yet, and nothing says which env they will be of; wait for "
@@ -169,6 +186,19 @@ def _rubric_file(path: Path | None) -> str | None:
         raise ConfigError(
             f"the rubric {path} cannot be read ({error}); name a Markdown file in UTF-8."
         ) from error
+
+
+def _no_rubric(name: str, folder: Path) -> str:
+    """The page for a task that has none: whoever answers must not have to guess."""
+    return (
+        f"# {name}: nobody wrote down what to judge by\n\n"
+        "**Before you answer,** ask who runs this study:\n\n"
+        "1. What should the agent do, in one sentence?\n"
+        "2. What makes a pair better, in which order? What decides when that is equal?\n"
+        "3. What should you ignore? When are both equal, and when can you not tell?\n\n"
+        f"**Whoever runs it** writes the answers into {folder / 'rubric.md'}, and every labeller "
+        "sees them here; `--rubric FILE` shows another page.\n"
+    )
 
 
 def _status(folder: Path) -> Callable[[], str]:

@@ -197,6 +197,8 @@ def _play_round(
             rng = generator(plan.seed, "fresh clips", round_)
             fresh = agent.clips(_FRESH_CLIPS, plan.clip_length, rng)
             metrics["reward_correlation"] = reward_correlation(fresh, reward_model)
+            metrics["reward_correlation_clips"] = len(fresh)
+    metrics["eval_episodes"] = len(episodes)
     metrics["eval_steps"] = n_steps_of(episodes, agent)
     metrics[agent.counts] = agent.n_steps_done
     return metrics, progress
@@ -261,6 +263,7 @@ def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "reward_accuracy_train": report["accuracy_train"],
         "reward_accuracy_heldout": report["accuracy_heldout"],
+        "reward_n_heldout": report["n_decisive_heldout"],
         "reward_log_loss_train": report["loss_train"],
         "reward_log_loss_heldout": report["loss_heldout"],
         "reward_calibration_error": report["calibration_error"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from rlhf_gym.envs.make import make_env
 from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
-from rlhf_gym.gl import has_display
+from rlhf_gym.gl import has_display, why_nobody_sees
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
 from rlhf_gym.text_clips import symbols_text
@@ -148,10 +147,14 @@ def _require_display(env: Any) -> None:
     Raises:
         MissingDependencyError: no display; MuJoCo's own windows need a real one.
     """
-    if not has_display() and (_is_mujoco(env) or not os.environ.get("SDL_VIDEODRIVER")):
+    if _is_mujoco(env):
+        reason = None if has_display() else "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    else:
+        reason = why_nobody_sees()
+    if reason:
         raise MissingDependencyError(
-            "there is no display to watch on: neither DISPLAY nor WAYLAND_DISPLAY is set. Write a "
-            "video instead, `--video film.gif`, or run this where you have a desktop."
+            f"there is no display to watch on: {reason}. Write a video instead, "
+            "`--video film.gif`, or run this where you have a desktop."
         )
 
 

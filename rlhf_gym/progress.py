@@ -376,10 +376,12 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
         if fraction is not None:
             rows.append(("  (run - random) / (true - random)", f"{fraction:.2f}"))
     if learned:
+        n, accuracy = summary.get("reward_n_heldout"), summary.get("reward_accuracy_heldout")
+        of_n = f"  of {n:,} answers" if n else ""
         rows += [
             ("learned return", show_number(summary.get("learned_return_mean"))),
             ("labels used", show_number(summary.get("n_labels"))),
-            ("held-out accuracy", show_number(summary.get("reward_accuracy_heldout"), 3)),
+            ("held-out accuracy", show_number(accuracy, 3) + of_n),
         ]
     if finite(summary.get("win_rate")) is not None:
         low, high = (show_number(summary.get(f"win_rate_{end}"), 2) for end in ("low", "high"))

@@ -54,6 +54,8 @@ class FitReport:
     """The L2 coefficient that the adaptive rule ended on."""
     seconds: float
     """Wall time."""
+    n_decisive_heldout: int = field(default=0, kw_only=True)
+    """What `accuracy_heldout` is a share of: held-out answers without the ties."""
     dropped_inputs: tuple[str, ...] = field(default=(), kw_only=True)
     """Inputs left out because they do not vary, e.g. "observation[2]"."""
 

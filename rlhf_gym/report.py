@@ -28,7 +28,7 @@ from rlhf_gym.progress import (
     show_number,
     show_seconds,
 )
-from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds
+from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds, wilson
 from rlhf_gym.runs import Run
 from rlhf_gym.text_figures import kl_key, sample_rows
 
@@ -197,10 +197,12 @@ def _unit(summary: Mapping[str, Any]) -> str:
 
 
 def _accuracy_note(summary: Mapping[str, Any]) -> str:
-    bins = (summary.get("calibration") or {}).get("bins") or []
-    n = sum(int(entry["n"]) for entry in bins)
-    held_out = f" of {n} held out" if n else ""
-    return f"answers that the learned reward predicts{held_out}; ties do not count"
+    """What the share is of, and how far to trust it: 100 % of two answers is next to nothing."""
+    n, share = (finite(summary.get(f"reward_{key}")) for key in ("n_heldout", "accuracy_heldout"))
+    if not n or share is None:  # runs of earlier versions do not say how many
+        return "answers that the learned reward predicts; ties do not count"
+    low, high = wilson(share, n)
+    return f"of {n:,.0f} held-out answers, no ties; 95 % interval {low:.0%} to {high:.0%}"
 
 
 def _text_tiles(summary: Mapping[str, Any]) -> list[_Tile]:
@@ -234,12 +236,17 @@ def _facts(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
     if learned:
         rows += [
             ("Learned return", summary.get("learned_return_mean")),
-            ("Correlation with the true reward", summary.get("reward_correlation")),
+            (_correlation_name(summary), summary.get("reward_correlation")),
         ]
     facts = [(name, show_number(value)) for name, value in rows if finite(value) is not None]
     if reference.get("source"):
         facts.append(("Reference figures from", str(reference["source"])))
     return facts
+
+
+def _correlation_name(summary: Mapping[str, Any]) -> str:
+    n = finite(summary.get("reward_correlation_clips"))
+    return "Correlation with the true reward" + (f", {n:,.0f} recent clips" if n else "")
 
 
 def _rounds_table(metrics: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -33,7 +33,7 @@ from rlhf_gym.report_panels import (
 )
 from rlhf_gym.text_figures import text_panels
 
-__all__ = ["Panel", "draw_panels", "is_learned", "run_seconds"]
+__all__ = ["Panel", "draw_panels", "is_learned", "run_seconds", "wilson"]
 
 _STYLE: Any = {  # matplotlib types its keys one by one
     "font.size": 10,
@@ -113,7 +113,8 @@ def _returns(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
     _true_return(top, metrics, summary)
     step_axis(bottom, metrics)
     caption = (
-        f"Evaluation {unit}s after each round, by the task's own reward, which the agent "
+        f"{_per_round(metrics, 'eval_episodes', f'evaluation {unit}')} after each round, by the "
+        "task's own reward, which the agent "
         f"{'never sees' if learned else 'is trained on'}. Band: one standard deviation over the "
         f"{unit}s. Thin lines: worst and best {unit}."
     )
@@ -123,6 +124,19 @@ def _returns(metrics: Metrics, summary: Mapping[str, Any]) -> Panel | None:
             "Where the learned return rises and the true one falls, the reward model is exploited."
         )
     return Panel("returns", "returns", "Return over training", caption, figure, wide=True)
+
+
+def _per_round(metrics: Metrics, key: str, what: str) -> str:
+    """How many of something each point of a curve rests on: "2 evaluation episodes".
+
+    Runs of earlier versions do not say, and then nor does this.
+    """
+    counts = [int(n) for row in metrics if (n := finite(row.get(key))) is not None]
+    if not counts:
+        return f"{what[:1].upper()}{what[1:]}s"
+    low, high = min(counts), max(counts)
+    n = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{n} {what}{'s' * (high != 1)}"
 
 
 def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None:
@@ -158,6 +172,11 @@ def _accuracy(metrics: Metrics) -> Panel | None:
     ax = figure.subplots()
     train = line(ax, metrics, "reward_accuracy_train", GREY, "answers fitted to", "s")
     held_out = line(ax, metrics, "reward_accuracy_heldout", BLUE, "held-out answers", "o")
+    for row in metrics:
+        n, share = finite(row.get("reward_n_heldout")), finite(row.get("reward_accuracy_heldout"))
+        x = steps_of(row)
+        if n and share is not None and x is not None:
+            ax.plot([x, x], wilson(share, n), color=BLUE, linewidth=1.0, alpha=0.4)
     if not (train or held_out):
         return None
     ax.axhline(0.5, color="black", linestyle=":", linewidth=1.2)
@@ -171,10 +190,13 @@ def _accuracy(metrics: Metrics) -> Panel | None:
         "How many answers the reward model predicts; ties do not count. A wide gap between the "
         "lines means that it fits the answers rather than what they say."
     )
+    if series(metrics, "reward_n_heldout")[0]:
+        n = _per_round(metrics, "reward_n_heldout", "answer")
+        caption += f" Held out: {n}; bars are 95 % intervals."
     return Panel("accuracy", "reward", "Accuracy", caption, figure)
 
 
-def _wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
+def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share observed n times (Wilson 1927)."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -196,7 +218,7 @@ def _calibration(summary: Mapping[str, Any]) -> Panel | None:
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1.2)
     for p, q, n in bins:
-        low, high = _wilson(q, n)
+        low, high = wilson(q, n)
         ax.plot([p, p], [low, high], color=BLUE, linewidth=1.4, alpha=0.6)
         ax.annotate(f"{n:.0f}", (p, -0.11), fontsize=8, color=GREY, ha="center")
     x, y = [p for p, _, _ in bins], [q for _, q, _ in bins]
@@ -223,9 +245,10 @@ def _correlation(metrics: Metrics) -> Panel | None:
     ax.axhline(0.0, color="black", linestyle=":", linewidth=1.2)
     ax.set_ylabel("correlation, clip returns")
     step_axis(ax, metrics)
+    clips = _per_round(metrics, "reward_correlation_clips", "random recent clip").lower()
     caption = (
-        "Correlation between learned and true return of random recent clips, some of which were "
-        "asked about. Known only because this task has a true reward."
+        f"Correlation between learned and true return of {clips} a round, some of which were asked "
+        "about. Known only because this task has a true reward."
     )
     return Panel("correlation", "reward", "Agreement with the true reward", caption, figure)
 

@@ -66,8 +66,10 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         rng = generator(config.seed, "final clips")
         fresh = parts.agent.clips(_FRESH_CLIPS, config.clip_length, rng)
         summary["reward_correlation"] = reward_correlation(fresh, model)
+        summary["reward_correlation_clips"] = len(fresh)
         summary["calibration"] = {"bins": _calibration(config, parts, metrics)}
-        summary["reward_accuracy_heldout"] = _last(metrics, "reward_accuracy_heldout")
+        for key in ("reward_accuracy_heldout", "reward_n_heldout"):
+            summary[key] = _last(metrics, key)
     if parts.agent.counts == "completions":
         summary |= _text_figures(parts.agent, n_episodes, metrics, stream(config.seed, "compared"))
     seconds = _seconds(metrics)

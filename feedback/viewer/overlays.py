@@ -9,7 +9,15 @@ import pygame
 from pygame import Rect, Surface
 
 from rlhf_gym.feedback.viewer import colors
-from rlhf_gym.feedback.viewer.drawing import cross_mark, key_cap, panel, text, tick_mark, wrap
+from rlhf_gym.feedback.viewer.drawing import (
+    button,
+    cross_mark,
+    key_cap,
+    panel,
+    text,
+    tick_mark,
+    wrap,
+)
 from rlhf_gym.feedback.viewer.keymap import ACTIONS, Keymap
 from rlhf_gym.feedback.viewer.session import LabelSession, PracticeFeedback
 from rlhf_gym.feedback.viewer.text_panes import wrap_words
@@ -22,8 +30,10 @@ __all__ = [
     "draw_feedback",
     "draw_help",
     "draw_notice",
+    "draw_quit",
     "draw_rubric",
     "notice_lines",
+    "quit_buttons",
     "rubric_lines",
 ]
 
@@ -221,9 +231,11 @@ def draw_feedback(
     for side, pane in zip(("left", "right"), panes, strict=True):
         if side == feedback.right_answer:
             pygame.draw.rect(surface, colors.YELLOW, pane, width=theme.px(6))
-            tag = Rect(pane.left, pane.top, theme.px(120), theme.px(36))
+            # Within the head of a pane, between its title and "more below": on no word of a text.
+            tag = Rect(0, pane.top, min(theme.px(120), pane.width // 3), theme.px(26))
+            tag.centerx = pane.centerx
             panel(surface, tag, theme, colors.YELLOW)
-            text(surface, theme.large, "better", tag, colors.BACKGROUND)
+            text(surface, theme.normal, "better", tag, colors.BACKGROUND)
     panel(surface, box, theme, colors.BACKGROUND)
     color = colors.GREEN if feedback.is_right else colors.ORANGE
     pygame.draw.rect(surface, color, box, width=theme.px(3), border_radius=theme.px(6))
@@ -236,6 +248,45 @@ def draw_feedback(
     lower = Rect(box.left, upper.bottom, box.width, box.bottom - upper.bottom - theme.px(6))
     hint = "This was practice. Space or a click: next pair."
     text(surface, theme.normal, hint, lower, colors.MUTED)
+
+
+def _quit_box(surface: Surface, theme: Theme) -> Rect:
+    box = Rect(0, 0, min(theme.px(560), surface.get_width()), theme.px(180))
+    box.center = surface.get_rect().center
+    return box
+
+
+def quit_buttons(surface: Surface, theme: Theme) -> dict[str, Rect]:
+    """Where "quit" and "stay" are drawn on the question whether to quit."""
+    box = _quit_box(surface, theme)
+    width, height, gap = box.width // 2 - theme.px(36), theme.px(44), theme.px(24)
+    top = box.bottom - height - theme.px(20)
+    return {
+        "quit": Rect(box.left + gap, top, width, height),
+        "stay": Rect(box.right - gap - width, top, width, height),
+    }
+
+
+def draw_quit(surface: Surface, session: LabelSession, theme: Theme) -> None:
+    """Whether to quit, and what happens to the answers."""
+    shade = Surface(surface.get_size())
+    shade.set_alpha(160)
+    surface.blit(shade, (0, 0))
+    box = _quit_box(surface, theme)
+    panel(surface, box, theme)
+    row = Rect(box.left, box.top + theme.px(14), box.width, theme.px(40))
+    text(surface, theme.title, "Quit labelling?", row, colors.TEXT)
+    row.top += theme.px(42)
+    n = session.n_answers
+    saved = "Nothing was answered yet." if n == 0 else "Your last answer is saved."
+    if n > 1:
+        saved = f"All {n} answers of this sitting are saved."
+    if session.can_retry:
+        saved = "Your last answer could NOT be saved. Stay, and press Enter to save it."
+    text(surface, theme.normal, saved, row, colors.MUTED)
+    buttons = quit_buttons(surface, theme)
+    button(surface, buttons["quit"], "Quit", "return", theme)
+    button(surface, buttons["stay"], "Go on labelling", "escape", theme)
 
 
 def draw_error(surface: Surface, top: int, message: str, hint: str, theme: Theme) -> None:

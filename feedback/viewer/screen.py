@@ -29,7 +29,7 @@ _ALWAYS = ("undo", "rubric", "help", "quit")  # also where no pair is shown
 class View:
     """What the window adds to the session: it is about the looking, not about the answers."""
 
-    overlay: Literal["", "help", "rubric", "comment"] = ""
+    overlay: Literal["", "help", "rubric", "comment", "quit"] = ""
     comment: str = ""
     """What is written in the comment line, while that is open."""
     hovered: str | None = None
@@ -240,5 +240,7 @@ class Screen:
             view.rubric_scroll = overlays.draw_rubric(
                 surface, session.rubric, view.rubric_scroll, theme
             )
+        elif view.overlay == "quit":
+            overlays.draw_quit(surface, session, theme)
         elif view.overlay == "comment":
             overlays.draw_comment(surface, self.layout.message, view.comment, theme)

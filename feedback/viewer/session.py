@@ -62,6 +62,7 @@ class LabelSession:
         total: How many answers are wanted of everybody, if that is known.
         rubric: What to judge by, Markdown.
         status: One line on what the trainer does, shown while nothing is open.
+        task: What is labelled, the title of the sitting; empty: what the pair says.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class LabelSession:
         total: int | None = None,
         rubric: str | None = None,
         status: Callable[[], str] = lambda: "",
+        task: str = "",
     ) -> None:
         self.desk = desk
+        self.task = task
         self.total = total
         self.rubric = rubric
         self.state: SessionState = "waiting"

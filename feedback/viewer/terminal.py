@@ -87,7 +87,7 @@ class _Viewer:
     ) -> None:
         self._session, self._keymap, self._keys = session, keymap, keys
         self._console, self._by_key = console, by_key
-        self._page: Literal["pair", "help", "rubric", "comment"] = "pair"
+        self._page: Literal["pair", "help", "rubric", "comment", "quit"] = "pair"
         self._comment = ""
         self._show_diff = False
         self._offset = 0
@@ -129,6 +129,8 @@ class _Viewer:
             self._is_over = True
         elif self._page == "comment":
             self._edit(typed)
+        elif self._page == "quit" and typed.key in ("return", "y"):
+            self._is_over = True
         elif self._page != "pair":
             self._open("pair")
         else:
@@ -139,7 +141,11 @@ class _Viewer:
     def _do(self, action: str | None, text: str) -> None:
         session = self._session
         if action == "quit":
-            self._is_over = True
+            # By lines it was spelt out and sent; a single key may have been a mistake.
+            if not self._by_key or session.state in _ENDS:
+                self._is_over = True
+            else:
+                self._open("quit")
         elif action == "undo":
             session.undo()
         elif session.state == "feedback":
@@ -163,7 +169,7 @@ class _Viewer:
         elif action == "help" or (action == "rubric" and session.rubric):
             self._open("help" if action == "help" else "rubric")
 
-    def _open(self, page: Literal["pair", "help", "rubric"]) -> None:
+    def _open(self, page: Literal["pair", "help", "rubric", "quit"]) -> None:
         if not self._by_key and page != "pair":
             # By lines nothing is turned: the next line is an answer already.
             self._console.print(self._text_page(page))
@@ -225,6 +231,10 @@ class _Viewer:
         session = self._session
         if self._page in ("help", "rubric"):
             return self._text_page(self._page)
+        if self._page == "quit":
+            return Text(
+                "Quit labelling? Every answer is saved. Enter quits, any other key goes on."
+            )
         if session.pair is not None and session.pair.text is not None:
             return pair_page(self._console, session.pair.text, show_diff=self._show_diff)
         if session.state in _ENDS:

@@ -126,6 +126,8 @@ def status_line(session: LabelSession) -> str:
     parts = [f"{n} answers" if session.total is None else f"{n} / {session.total}"]
     if kind in ("practice", "qualification"):
         parts = ["practice" if kind == "practice" else "test"]
+    if session.task:
+        parts.insert(0, printable(session.task))
     if session.per_minute is not None:
         parts.append(f"{session.per_minute:.0f} per min")
         if session.eta_seconds:

@@ -14,6 +14,7 @@ from rlhf_gym.feedback.viewer.clip_panes import timeline_share
 from rlhf_gym.feedback.viewer.display import open_window
 from rlhf_gym.feedback.viewer.drawing import printable
 from rlhf_gym.feedback.viewer.keymap import Keymap
+from rlhf_gym.feedback.viewer.overlays import quit_buttons
 from rlhf_gym.feedback.viewer.screen import Screen, View
 from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.feedback.viewer.shown_pair import InputKind
@@ -142,7 +143,9 @@ class Viewer:
             view.text = None
         elif view.text is None or view.text.pair is not pair.text:
             view.text = TextView(pair.text, show_diff=self._shows_diff)
-        if pair is not None:
+        if self.session.task:
+            view.task = self.session.task
+        elif pair is not None:
             context = pair.question.query.context_id
             view.task = "Texts" if pair.text else context.rpartition("/")[2]
 
@@ -189,7 +192,9 @@ class Viewer:
             self._write(event.key)
             return
         action = self.keymap.action(key) if key else None
-        if overlay:
+        if overlay == "quit":
+            self._decide_to_quit(key in ("return", "y"))
+        elif overlay:
             if key in ("space", "return") or action in ("quit", overlay):
                 self._close_overlay()
             elif action in ("back", "forward") or key in ("up", "down", "pageup", "pagedown"):
@@ -208,6 +213,11 @@ class Viewer:
         layout, name = self.screen.layout, self._button_at(place)
         if self.view.overlay in ("help", "rubric"):
             self._close_overlay()
+        elif self.view.overlay == "quit":
+            surface = pygame.display.get_surface()
+            assert surface is not None
+            buttons = quit_buttons(surface, self.screen.theme(surface.get_size()))
+            self._decide_to_quit(buttons["quit"].collidepoint(place))
         elif name:
             if self.view.overlay == "comment":
                 self._keep_comment()
@@ -247,7 +257,11 @@ class Viewer:
         elif action in ("help", "rubric", "comment"):
             self._open(action)
         elif action == "quit":
-            self.is_open = False
+            if session.state in ("done", "disqualified"):
+                self.is_open = False
+            else:
+                self.view.overlay = "quit"
+                session.cover(True)
         elif self.view.text is not None and action in ("back", "forward", "restart"):
             step = {"back": -_LINES_PER_STEP, "forward": _LINES_PER_STEP, "restart": -(10**6)}
             self._scroll(step[action], False)
@@ -281,6 +295,11 @@ class Viewer:
             self.view.overlay = "rubric" if overlay == "rubric" else "help"
             self.view.rubric_scroll = 0
             self.session.cover(True)
+
+    def _decide_to_quit(self, is_meant: bool) -> None:
+        """A key pressed by mistake must not end a sitting: anything but a yes goes on."""
+        self.is_open = not is_meant
+        self._close_overlay()
 
     def _close_overlay(self) -> None:
         self.view.overlay = ""

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_gym.config import to_yaml
 from rlhf_gym.data import Choice, Preference, Query
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.envs import TEXT_TASK_IDS
+from rlhf_gym.envs.rubrics import rubric_for
+from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.label_report import forget_labeller
-from rlhf_gym.labelling import _Task, _worker
+from rlhf_gym.labelling import _Task, _worker, label_store, open_sitting
 from rlhf_gym.text_clips import text_clip
 from rlhf_gym.train_config import TrainConfig
 
@@ -62,6 +65,60 @@ def test_each_env_has_pictures_of_its_own(tmp_path: Path) -> None:
         with _worker(tmp_path, _Task(env_id, config), env_id, 64) as worker:
             folders.append(worker._cache.folder)
     assert folders[0] == folders[3] and len(set(folders)) == 3
+
+
+def a_store_of_texts(folder: Path) -> Path:
+    with PreferenceStore(folder) as store:
+        store.post(
+            [
+                Query(
+                    (text_clip("the film was", " good"), text_clip("the film was", " bad")), 0, 0, 0
+                )
+            ]
+        )
+    return folder
+
+
+@pytest.mark.parametrize("env_id", TEXT_TASK_IDS)
+def test_a_run_on_a_shipped_text_task_opens_with_its_name_and_its_page(
+    tmp_path: Path, env_id: str
+) -> None:
+    a_store_of_texts(tmp_path)
+    (tmp_path / "config.yaml").write_text(to_yaml(TrainConfig(env=env_id, teacher="human")))
+    with open_sitting(tmp_path, LabelOptions()) as session:
+        assert session.task == env_id.removeprefix("rlhf_gym/")
+        assert session.rubric == rubric_for(env_id) is not None
+
+
+def test_without_a_page_the_first_thing_shown_says_what_to_ask_and_where_to_write_it(
+    tmp_path: Path,
+) -> None:
+    folder = a_store_of_texts(tmp_path / "store")
+    with open_sitting(folder, LabelOptions()) as session:
+        assert session.task == "Texts"
+        assert "nobody wrote down what to judge by" in session.rubric
+        assert str(folder / "rubric.md") in session.rubric
+    (folder / "rubric.md").write_text("# Kindness")
+    with open_sitting(folder, LabelOptions()) as session:
+        assert session.rubric == "# Kindness"
+    (tmp_path / "other.md").write_text("# Brevity")
+    with open_sitting(folder, LabelOptions(rubric=tmp_path / "other.md")) as session:
+        assert session.rubric == "# Brevity"
+    (folder / "rubric.md").unlink()
+    with open_sitting(folder, LabelOptions(env="rlhf_gym/Sentiment-v0")) as session:
+        assert session.rubric == rubric_for("rlhf_gym/Sentiment-v0")
+
+
+@pytest.mark.parametrize("driver", ["dummy", "offscreen"])
+def test_a_window_that_nobody_would_see_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", driver)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(MissingDependencyError, match=f"SDL_VIDEODRIVER={driver} draws into memory"):
+        label_store(a_store_of_texts(tmp_path), LabelOptions())
+    with PreferenceStore(tmp_path) as store:
+        assert store.rows("SELECT count(*) FROM leases") == [(0,)]
 
 
 def test_forgetting_asks_and_nobody_there_means_no(

@@ -193,6 +193,29 @@ def test_the_inlined_images_are_the_png_files_beside_the_page(full_run: Path) ->
             assert image.width >= 800
 
 
+def test_every_figure_says_how_much_it_rests_on(make_run: MakeRun) -> None:
+    counts = {"eval_episodes": 2, "reward_n_heldout": 2, "reward_correlation_clips": 200}
+    rounds = [a_round(k) | counts for k in range(3)]
+    rounds[-1]["reward_n_heldout"] = 18
+    summary = a_summary() | {
+        "reward_accuracy_heldout": 1.0,
+        "reward_n_heldout": 2,
+        "reward_correlation_clips": 200,
+    }
+    page = write_report(make_run(rounds=rounds, summary=summary)).read_text()
+    # Wilson's interval for 2 of 2: from 2 / (2 + 1.96 ** 2) = 34 % on.
+    assert "of 2 held-out answers, no ties; 95 % interval 34% to 100%" in page
+    assert "2 evaluation episodes after each round" in page
+    assert "Held out: 2 to 18 answers" in page
+    assert "learned and true return of 200 random recent clips a round" in page
+    assert "Correlation with the true reward, 200 recent clips" in page
+
+
+def test_runs_that_did_not_count_are_reported_without_counts(full_run: Path) -> None:
+    page = (full_run / "report.html").read_text()
+    assert "Evaluation episodes after each round" in page and "Held out:" not in page
+
+
 def test_everything_from_the_run_is_escaped(make_run: MakeRun) -> None:
     evil = '"><script>alert(1)</script>'
     summary = {**a_summary(), "env_id": evil}

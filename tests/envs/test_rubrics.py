@@ -6,11 +6,13 @@ from importlib.resources import files
 
 import pytest
 
-from rlhf_gym.envs import TASK_IDS
+from rlhf_gym.envs import TASK_IDS, TEXT_TASK_IDS
 from rlhf_gym.envs.rubrics import rubric_for
 
+SHIPPED = (*TASK_IDS, *TEXT_TASK_IDS)
 
-@pytest.mark.parametrize("env_id", TASK_IDS)
+
+@pytest.mark.parametrize("env_id", SHIPPED)
 def test_every_shipped_task_has_a_page_with_all_its_parts(env_id: str) -> None:
     page = rubric_for(env_id)
     assert page is not None
@@ -30,7 +32,7 @@ def test_every_shipped_task_has_a_page_with_all_its_parts(env_id: str) -> None:
 
 def test_every_page_belongs_to_a_task() -> None:
     pages = [file.name for file in files("rlhf_gym.envs").joinpath("rubrics").iterdir()]
-    assert len(pages) == len(TASK_IDS) == len({rubric_for(env_id) for env_id in TASK_IDS})
+    assert len(pages) == len(SHIPPED) == len({rubric_for(env_id) for env_id in SHIPPED})
     assert all(name.endswith(".md") for name in pages)
 
 

@@ -57,7 +57,7 @@ class Person(threading.Thread):
                 if time.monotonic() > end:
                     self.missed = expected
                     while not self._has_left.wait(0.1):
-                        os.write(self.master, b"q")
+                        os.write(self.master, b"q\r")
                     return
                 self.look()
             os.write(self.master, keys)

@@ -33,7 +33,8 @@ def test_a_window_closed_in_the_middle_of_a_pair_writes_nothing_and_gives_it_bac
 def test_run_viewer_ends_by_a_key_and_says_how_many_answers_stand(
     tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = iter(["left", "right", "z", "up", key])
+    # What is no yes goes on.
+    keys = iter(["left", "right", "z", "up", key, "escape", key, "left", key, "return"])
     turn = Viewer.turn
 
     def press_and_turn(viewer: Viewer) -> None:

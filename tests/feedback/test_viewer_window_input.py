@@ -11,6 +11,8 @@ import pytest
 from rlhf_gym.data import Query
 from rlhf_gym.feedback.viewer.keymap import ACTIONS, DEFAULT_KEYS, load_keymap
 from rlhf_gym.feedback.viewer.layout import CONTROL_TOOLS, TEXT_TOOLS
+from rlhf_gym.feedback.viewer.overlays import quit_buttons
+from rlhf_gym.feedback.viewer.theme import Theme
 from rlhf_gym.feedback.viewer.window import key_name
 from tests.feedback.window_sitting import Sitting, control_pairs, text_pairs
 
@@ -67,7 +69,18 @@ def test_every_button_does_with_the_mouse_what_its_key_does(
     else:
         check_playing_buttons(sitting)
     sitting.click_on("quit")
+    assert sitting.viewer.view.overlay == "quit"
+    sitting.click(quit_button("stay").center)
+    assert sitting.viewer.view.overlay == "" and sitting.viewer.is_open
+    sitting.click_on("quit")
+    sitting.click(quit_button("quit").center)
     assert not sitting.viewer.is_open
+
+
+def quit_button(name: str) -> pygame.Rect:
+    surface = pygame.display.get_surface()
+    assert surface is not None
+    return quit_buttons(surface, Theme(surface.get_size(), None))[name]
 
 
 def check_playing_buttons(sitting: Sitting) -> None:

@@ -57,6 +57,20 @@ def test_without_a_rubric_its_key_says_so(start: Any) -> None:
     assert sitting.viewer.view.overlay == "" and "no rubric" in sitting.viewer.view.message
 
 
+def test_nobody_quits_by_one_key_but_who_is_done(start: Any) -> None:
+    sitting = start(control_pairs(2), total=2)
+    sitting.press("left", "escape")
+    assert sitting.viewer.is_open and sitting.viewer.view.overlay == "quit"
+    sitting.press("left", "space")  # answers nothing, and goes on
+    assert len(sitting.answers()) == 1 and sitting.viewer.view.overlay == ""
+    sitting.press("escape", "escape")
+    assert sitting.viewer.is_open and sitting.viewer.view.overlay == ""
+    sitting.press("left")
+    assert sitting.session.state == "done"
+    sitting.press("escape")
+    assert not sitting.viewer.is_open
+
+
 def test_a_comment_is_written_kept_and_goes_on_record_with_the_answer(start: Any) -> None:
     sitting = start()
     sitting.press("c")

@@ -9,7 +9,7 @@ import numpy as np
 import pygame
 import pytest
 
-from rlhf_gym.data import Query
+from rlhf_gym.data import Choice, Query
 from rlhf_gym.feedback.viewer.text_panes import TextView
 from rlhf_gym.text_clips import text_clip
 from tests.feedback.window_sitting import text_pairs
@@ -61,6 +61,30 @@ def test_a_text_that_a_length_limit_cut_off_is_marked_above_its_pane_alone(start
     pane = layout.panes[0 if is_left else 1]
     head = pygame.Rect(pane.topleft, (pane.width, 30))
     assert len(xs) and head.contains((xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1))
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (640, 480)])
+def test_practice_feedback_hides_no_word_of_either_text(start: Any, size: tuple[int, int]) -> None:
+    queries = text_pairs(1, words=600)
+    gold = {queries[0].id: Choice.FIRST}
+    sitting = start(queries, gold=gold, n_practice=1, size=size)
+    surface, layout = pygame.display.get_surface(), sitting.viewer.screen.layout
+    assert surface is not None and layout is not None
+    theme = sitting.viewer.screen.theme(size)
+    before = pygame.surfarray.array3d(surface)
+    sitting.press("left")
+    assert sitting.session.feedback is not None
+    after = pygame.surfarray.array3d(surface)
+    assert (before != after).any()
+    view, frame = sitting.viewer.view.text, theme.px(6)  # which marks the better one
+    for pane in layout.panes:
+        body = view._body(pane, theme).clip(pane.inflate(-2 * frame, -2 * frame))
+        part = np.s_[body.left : body.right, body.top : body.bottom]
+        assert (before[part] == after[part]).all()
+
+
+def test_the_task_is_the_title_where_it_is_known(start: Any) -> None:
+    assert start(text_pairs(1), task="Sentiment-v0").viewer.view.task == "Sentiment-v0"
 
 
 def test_characters_that_the_font_lacks_are_reported(start: Any) -> None:
