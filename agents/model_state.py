@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from rlhf_gym.data import Array
 from rlhf_gym.errors import CorruptDataError
+from rlhf_gym.links import create_file
 
 __all__ = ["load_arrays", "load_model", "save_arrays", "save_model"]
 
@@ -68,7 +69,7 @@ def restore_normaliser(normaliser: VecNormalize, arrays: dict[str, Array]) -> No
 
 def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
     """Write named arrays as an uncompressed npz."""
-    with path.open("wb") as file:
+    with create_file(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle first
 
 

@@ -16,6 +16,7 @@ from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.feedback.given import count_outstanding
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.links import refuse_links
 from rlhf_gym.protocols import Teacher
 from rlhf_gym.runs import Run
 
@@ -138,6 +139,7 @@ class Replay:
     def __post_init__(self) -> None:
         with PreferenceStore(self.folder, create=False) as store:
             self._records = store.answer_records(superseded=True)
+        refuse_links(self.folder, ["metrics.jsonl"])
         rounds = Run(self.folder).metrics()
         self._marks = {m["round"]: m["last_sequence"] for m in rounds if "last_sequence" in m}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
+from rlhf_gym.files import whole_number
 
 __all__ = [
     "LEASE_SECONDS",
@@ -218,8 +219,8 @@ def release_dead_sittings(connection: sqlite3.Connection) -> None:
     rows = connection.execute("SELECT DISTINCT sitting FROM leases").fetchall()
     for (sitting,) in rows:
         host, _, rest = sitting.partition(":")
-        process = rest.partition(":")[0]
-        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+        process = whole_number(rest.partition(":")[0], most_digits=9)
+        if host == socket.gethostname() and process is not None and not _is_alive(process):
             release_leases(connection, sitting)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from rlhf_gym.errors import CorruptDataError, DataError, RunLockedError, SchemaError
 from rlhf_gym.feedback.shards import describe_shard
 from rlhf_gym.files import sync
+from rlhf_gym.links import refuse_links
 
 __all__ = [
     "ANSWERS_OF_Q",
@@ -291,10 +292,12 @@ def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
 
     Raises:
         DataError: there is no store, and `create` is False.
-        CorruptDataError: the file is damaged, no store, or lost while its clips are still there.
+        CorruptDataError: the file is damaged, no store, or lost while its clips are still there; or
+            it, a file beside it, or something in clips/ is a link.
         SchemaError: a newer rlhf_gym wrote it.
         OSError: the file cannot be written, or the disk is full.
     """
+    refuse_links(path.parent, ["preferences.db*", "clips"])
     exists = path.exists() and path.stat().st_size > 0
     if not exists and any((path.parent / "clips").glob("round-*/")):
         raise _corrupt(path, "it is missing or empty, though clips/ holds the clips of a store")

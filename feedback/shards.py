@@ -30,6 +30,7 @@ from rlhf_gym.data import Array, Clip
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.picture_files import PICTURE_FILES, picture_blocks, stored_pictures
 from rlhf_gym.files import sync
+from rlhf_gym.links import create_file
 
 __all__ = [
     "ShardFile",
@@ -153,7 +154,7 @@ def _write_array(path: Path, array: Array) -> ShardFile:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     body = array.reshape(-1).view(np.uint8).data
     try:
-        with path.open("wb") as file:
+        with create_file(path) as file:
             file.write(header.getvalue())
             file.write(body)
             file.flush()

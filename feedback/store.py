@@ -59,7 +59,7 @@ class PreferenceStore:
 
     Raises:
         DataError: no store there, and `create` is False.
-        CorruptDataError: the database is damaged or not a store.
+        CorruptDataError: the database is damaged or not a store, or a link lies in it.
         SchemaError: it was written by a newer rlhf_gym; nothing is changed.
         OSError: the folder cannot be written.
     """
@@ -67,7 +67,7 @@ class PreferenceStore:
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.path = Path(folder) / "preferences.db"
         self._clips = self.path.parent / "clips"
-        if create:
+        if create and not self._clips.is_symlink():  # which `open_database` refuses by name
             self._clips.mkdir(parents=True, exist_ok=True)
         self._connection = open_database(self.path, create=create)
         self._reader = ShardReader(self._clips)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_gym.files import whole_number
 from rlhf_gym.gl import APT_PACKAGES, gl_works, has_display
 
 __all__ = ["Check", "Status", "checks", "exit_code", "print_checks"]
@@ -166,7 +167,7 @@ def _threads() -> Check:
     n_cpus = _n_cpus()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     detail = f"{n_cpus} CPUs, OMP_NUM_THREADS {wanted or 'not set'}"
-    if wanted.isdigit() and int(wanted) > n_cpus:
+    if (whole_number(wanted) or 0) > n_cpus:
         detail += ": more threads than CPUs slow each other down"
         return Check("threads", "warn", detail, f"export OMP_NUM_THREADS={n_cpus}")
     return Check("threads", "ok", detail)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["plain", "sync", "write_bytes", "write_json", "write_text"]
+from rlhf_gym.links import create_file
+
+__all__ = ["plain", "sync", "whole_number", "write_bytes", "write_json", "write_text"]
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file atomically; once this returns, the new content survives a power cut."""
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace a file atomically; once this returns, the new content survives a power cut.
+
+    A link of that name is replaced, never what it points to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with create_file(temporary, mode) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,6 +51,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def whole_number(text: str, most_digits: int = 18) -> int | None:
+    """The number that ASCII digits spell, as part of a name for instance; None for anything else.
+
+    `str.isdigit` takes "²" too, which `int` refuses, and `int` takes "1_0" and " 1".
+
+    >>> whole_number("0007"), whole_number("²"), whole_number("1_0"), whole_number("")
+    (7, None, None, None)
+    """
+    fits = len(text) <= most_digits and re.fullmatch("[0-9]+", text)
+    return int(text) if fits else None
 
 
 def plain(obj: Any) -> Any:

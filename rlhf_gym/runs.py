@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -19,11 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_gym import errors
-from rlhf_gym.files import plain, sync, write_text
+from rlhf_gym.files import plain, sync, whole_number, write_text
+from rlhf_gym.links import open_in_place, refuse_links
+from rlhf_gym.locks import is_locked, lock_file
 
-__all__ = ["Checkpoint", "Run"]
+__all__ = ["Checkpoint", "Run", "is_run"]
 
 _CHECKPOINT_FORMAT = 1
+
+# Everything that we read, write or lock in a run folder. What else lies there is its owner's.
+_ENTRIES = (
+    "config.yaml", "provenance.json", "metrics.jsonl", "summary.json", "report.html", "run.lock",
+    "preferences.db*", "clips", "checkpoints", "figures", "tb", "cache",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,11 @@ class Run:
 
         Raises:
             ConfigError: it is not a folder, or holds no config.yaml.
+            CorruptDataError: something of the run is a link, a pipe or a device; the message
+                names it. The folder itself may be a link.
         """
         run = cls(folder)
+        refuse_links(run.folder, _ENTRIES)
         if not run.config_path.is_file():
             found = "holds no config.yaml" if run.folder.is_dir() else "is not a folder"
             raise errors.ConfigError(
@@ -115,40 +125,30 @@ class Run:
 
         Raises:
             RunLockedError: another trainer holds it; the message names its process id.
+            CorruptDataError: `run.lock` is a link, a pipe or a device.
         """
-        with (self.folder / "run.lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise errors.RunLockedError(
-                    f"process {holder} is training on {self.folder}; wait for it or stop it, "
-                    "or train into another folder with `--out`."
-                ) from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+
+        def taken(holder: str) -> str:
+            return (
+                f"process {holder} is training on {self.folder}; wait for it or stop it, "
+                "or train into another folder with `--out`."
+            )
+
+        with lock_file(self.folder / "run.lock", taken):
             self._remove_leftovers()
             yield
 
     @property
     def is_training(self) -> bool:
-        """Whether a process that took the lock is alive. To look takes no lock from anybody."""
-        try:
-            os.kill(int((self.folder / "run.lock").read_text()), 0)
-        except PermissionError:
-            return True  # somebody else's process
-        except (OSError, ValueError):
-            return False
-        return True
+        """Whether a living process holds the lock. To look keeps nobody from taking it."""
+        return is_locked(self.folder / "run.lock")
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Add one round's line to metrics.jsonl, durably; NaN and infinities become null."""
         line = json.dumps(plain(metrics), allow_nan=False) + "\n"
-        with self.metrics_path.open("ab+") as file:
+        with open_in_place(self.metrics_path) as file:
             # A writer killed half-way left a piece of a line behind the last complete one.
-            file.truncate(self.metrics_path.read_bytes().rfind(b"\n") + 1)
+            file.seek(file.truncate(file.read().rfind(b"\n") + 1))
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -197,6 +197,7 @@ class Run:
         """
         final = self.checkpoints_folder / f"round-{round:04d}"
         temporary = final.with_name(f"{final.name}.tmp")
+        refuse_links(self.folder, ["checkpoints"])
         self._remove_leftovers()
         try:
             temporary.mkdir(parents=True)
@@ -222,9 +223,10 @@ class Run:
         """The newest checkpoint after checking every byte of it; None before the first.
 
         Raises:
-            CorruptDataError: a file of it is missing, truncated or changed.
+            CorruptDataError: a file of it is missing, truncated, changed or a link.
             SchemaError: a newer version of rlhf_gym wrote it.
         """
+        refuse_links(self.folder, ["checkpoints"])
         folders = self._checkpoints()
         if not folders:
             return None
@@ -234,12 +236,22 @@ class Run:
         return _verified(folders[-1], remedy)
 
     def _checkpoints(self) -> list[Path]:
-        complete = (p for p in self.checkpoints_folder.glob("round-*") if p.name[6:].isdigit())
-        return sorted(complete, key=lambda path: int(path.name[6:]))
+        rounds: dict[Path, int] = {}
+        for path in self.checkpoints_folder.glob("round-*"):
+            number = whole_number(path.name.removeprefix("round-"))
+            if number is not None:
+                rounds[path] = number
+        return sorted(rounds, key=lambda path: rounds[path])
 
     def _remove_leftovers(self) -> None:
         for leftover in self.checkpoints_folder.glob("round-*.tmp"):
             shutil.rmtree(leftover)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that a run left: its config.yaml beside something else of it."""
+    marks = ("provenance.json", "preferences.db", "metrics.jsonl", "summary.json", "checkpoints")
+    return (folder / "config.yaml").exists() and any((folder / name).exists() for name in marks)
 
 
 def _seal(folder: Path, round: int, state: Mapping[str, Any]) -> None:
@@ -275,6 +287,8 @@ def _verified(folder: Path, remedy: str) -> Checkpoint:
     if found != _content_sha256(content):
         raise corrupt("state.json", "was changed after it was written")
     for name, expected in content["files"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise corrupt("state.json", f"names {name!r}, a file outside of the checkpoint")
         if not (folder / name).is_file():
             raise corrupt(name, "is missing")
         if _file_sha256(folder / name) != expected:

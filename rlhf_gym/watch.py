@@ -57,6 +57,7 @@ def write_video(frames: Iterable[Array], path: Path, fps: float) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent} is not a folder; make it first, or write elsewhere.")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{ending}")
+    temporary.unlink(missing_ok=True)  # a link of that name would be followed
     try:
         writers[ending](_checked(frames), temporary, fps)
         os.replace(temporary, path)

@@ -29,6 +29,8 @@ CORE = {
     "device",
     "errors",
     "files",
+    "links",
+    "locks",
     "pictures",
     "protocols",
     "provenance",
@@ -37,6 +39,7 @@ CORE = {
     "scored",
     "seeding",
     "text_clips",
+    "trust",
 }
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60

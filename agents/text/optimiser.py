@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_gym.errors import ConfigError, NumericalError
+from rlhf_gym.files import whole_number
 
 __all__ = ["Optimiser", "require_finite"]
 
@@ -91,8 +92,13 @@ class Optimiser:
             ConfigError: they belong to other parameters.
         """
         self.adam.state.clear()
-        found = {int(name.split(".")[0]) for name in tensors}
-        for index in sorted(found):
+        found = {whole_number(name.partition(".")[0]) for name in tensors}
+        for index in sorted(-1 if n is None else n for n in found):
+            if any(f"{index}.{name}" not in tensors for name in _MOMENTS):
+                raise ConfigError(
+                    f"the saved optimiser state names {sorted(tensors)[:3]}, which are no moments "
+                    "of Adam's; restore the checkpoint from a copy."
+                )
             state = {name: tensors[f"{index}.{name}"].clone() for name in _MOMENTS}
             shapes = [p.shape for p in self.parameters[index : index + 1]]
             if [state["exp_avg"].shape] != shapes:

@@ -16,6 +16,7 @@ from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import encode_answer
 from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
+from rlhf_gym.files import whole_number
 
 __all__ = ["FORMAT", "VERSION", "SnapshotBuilder", "answer_rows", "check_version", "query_rows"]
 
@@ -152,7 +153,7 @@ class SnapshotBuilder:
         if missing:
             raise self._error(where, f"clip {missing[0]!r} of the query is not in the file")
         seed = self._take(row, "seed", str, where)
-        if not seed.isdecimal():
+        if whole_number(seed, most_digits=1000) is None:
             raise self._error(where, f"`seed` is {seed!r}, a text of digits is expected")
         expected = self._optional(row, "expected", where)
         n_wanted = self._take(row, "n_wanted", int, where)

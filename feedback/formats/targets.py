@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.files import sync
+from rlhf_gym.links import create_file
 
 __all__ = ["new_file", "new_folder"]
 
@@ -29,7 +30,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with create_file(temporary) as file:
             if path.suffix == ".gz":
                 # No name and no time in it: the same content makes the same file.
                 with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:

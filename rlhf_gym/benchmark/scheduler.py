@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -14,11 +13,14 @@ from pathlib import Path
 
 from rlhf_gym.benchmark.records import Job
 from rlhf_gym.benchmark.worker import job_message
-from rlhf_gym.errors import RunLockedError
+from rlhf_gym.files import write_text
+from rlhf_gym.links import create_file
+from rlhf_gym.locks import lock_file
 
 __all__ = ["Failure", "lock", "run_jobs"]
 
-_WORKER = [sys.executable, "-m", "rlhf_gym.benchmark.worker"]
+# -P: modules come from where this process finds them (`job_message`), not from where one stands.
+_WORKER = [sys.executable, "-P", "-m", "rlhf_gym.benchmark.worker"]
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 10.0
 _TAIL_CHARACTERS = 2000
@@ -54,20 +56,15 @@ def lock(out: Path) -> Iterator[None]:
     """
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    (work / ".gitignore").write_text("*\n")  # half-made runs are nobody's history
-    with (work / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunLockedError(
-                f"process {holder} makes the runs of {out}; wait for it or stop it, take another "
-                "folder with `--out`, or look at what is there with `--report-only`."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    write_text(work / ".gitignore", "*\n")  # half-made runs are nobody's history
+
+    def taken(holder: str) -> str:
+        return (
+            f"process {holder} makes the runs of {out}; wait for it or stop it, take another "
+            "folder with `--out`, or look at what is there with `--report-only`."
+        )
+
+    with lock_file(work / ".lock", taken):
         yield
 
 
@@ -116,7 +113,7 @@ def _start(job: Job, out: Path, command: list[str], keep_run: bool) -> _Running:
     work = job.work(out)
     log = work.with_name(f"{work.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with create_file(log) as output:
         process = subprocess.Popen(
             _WORKER,
             stdin=subprocess.PIPE,
