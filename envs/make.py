@@ -164,10 +164,17 @@ def _find_spec(env_id: str) -> EnvSpec:
         close = difflib.get_close_matches(name.lower(), lowered, n=3)
         hint = f" Did you mean {', '.join(repr(lowered[c]) for c in close)}?" if close else ""
         raise UnknownNameError(
-            f"No environment is registered as {name!r}.{hint} An id reads [namespace/]Name-v0; "
-            "`rlhf-gym envs` lists ours, `gymnasium.pprint_registry()` all. For one that another "
-            "module registers, put the module first: `my_package.my_envs:MyRobot-v0`."
+            f"No environment is registered as {name!r}{_after(module)}.{hint} An id reads "
+            "[namespace/]Name-v0; `rlhf-gym envs` lists ours, `gymnasium.pprint_registry()` all. "
+            "For one that another module registers, put the module first: "
+            "`my_package.my_envs:MyRobot-v0`."
         ) from error
+
+
+def _after(module: str) -> str:
+    """Which file was imported for the id: perhaps not the caller's, but an installed namesake."""
+    loaded = getattr(sys.modules.get(module), "__file__", None) if module else None
+    return f", though {loaded} was imported as {module!r}" if loaded else ""
 
 
 def _import_registering_module(env_id: str, module: str) -> None:
@@ -179,7 +186,7 @@ def _import_registering_module(env_id: str, module: str) -> None:
             raise _missing_package(env_id, error) from error
         raise MissingDependencyError(
             f"The module {missing!r} of the environment {env_id!r} cannot be imported. If it is "
-            "your own, run from its folder with `PYTHONPATH=.` or install it with "
+            "your own, run from its folder, name that folder in PYTHONPATH, or install it with "
             f"`pip install -e .`; if it is a package, `pip install {_pip_name(missing)}`."
         ) from error
 

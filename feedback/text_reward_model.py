@@ -37,6 +37,7 @@ from rlhf_gym.feedback.text_reward_training import TextFitOutcome, TextRewardNet
 from rlhf_gym.feedback.text_settings import TextRewardSettings
 from rlhf_gym.files import write_text
 from rlhf_gym.language.batches import TokenBatch
+from rlhf_gym.language.loading import refuse_kernels
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.protocols import FitReport
 from rlhf_gym.text_clips import symbols_text
@@ -296,6 +297,7 @@ class TextRewardModel:
         try:
             settings = TextRewardSettings(**json.loads((folder / "reward_model.json").read_text()))
             config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)
+            refuse_kernels(config, backbone)
             with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten by `load`
                 model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # untyped there
                     config, dtype=getattr(config, "dtype", None) or torch.float32

@@ -6,6 +6,29 @@ protocols, errors). It loads neither torch nor Stable-Baselines3 nor pygame.
 
 from __future__ import annotations
 
+import os
+import sys
+
+
+def _leave_current_folder() -> None:
+    """Take the current folder off the path where `python -m rlhf_gym` has put it first.
+
+    Before anything else is imported: a `yaml.py` or `torch.py` that lies there would be run.
+    """
+    looks_for_module = sys.argv[:1] == ["-m"]  # what stands there while Python looks for it
+    options = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    for_us = any(o.startswith("-") and m.partition(".")[0] == "rlhf_gym" for o, m in options)
+    if looks_for_module and for_us and not sys.flags.safe_path:
+        try:
+            here = os.getcwd()
+        except OSError:  # it was deleted: Python has put nothing there
+            return
+        if sys.path[:1] == [here]:
+            del sys.path[0]
+
+
+_leave_current_folder()
+
 from rlhf_gym import envs  # registers the environments with Gymnasium
 from rlhf_gym.data import Choice, Clip, Preference, Query, RewardBatch, Trajectory
 from rlhf_gym.errors import RlhfGymError

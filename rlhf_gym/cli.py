@@ -34,6 +34,7 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
         config: Path | None = None,
         resume: Path | None = None,
         hyperparameters: tuple[str, ...] = (),
+        trust: bool = False,
     ) -> None:
         """Train an agent from preferences, then write the summary and report.html.
 
@@ -45,11 +46,14 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
             hyperparameters: Single settings of the agent over the task's, `name=value` each, as
                 agents/ppo.yml and agents/text.yml name them; `ppo.kl_coef=0` takes the price off
                 KL on texts.
+            trust: Run the modules that `--resume`, or `--config` with a run's config.yaml, names
+                though that run was not made here; see docs/trust.md.
         """
         from rlhf_gym import training
         from rlhf_gym.overrides import with_overrides
         from rlhf_gym.progress import print_summary
         from rlhf_gym.report import write_report
+        from rlhf_gym.train_config import check_config_file
 
         changed = dataclasses.replace(
             options, hyperparameters=with_overrides(options.hyperparameters, hyperparameters)
@@ -59,24 +63,32 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
                 "`--resume` continues a run in its own folder by its own config.yaml; leave "
                 "`--out`, `--config` and all options away."
             )
-        run = training.resume(resume) if resume is not None else training.train(changed, out)
+        if config is not None and not trust:
+            check_config_file(config, changed)
+        if resume is not None:
+            run = training.resume(resume, trust=trust)
+        else:
+            run = training.train(changed, out)
         write_report(run.folder)
         print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
 
     return train
 
 
-def _fit(folder: Folder, device: str = "auto", out: Path | None = None) -> None:
+def _fit(
+    folder: Folder, device: str = "auto", out: Path | None = None, trust: bool = False
+) -> None:
     """Fit and validate a reward model on the preferences stored in a run.
 
     Args:
         folder: The run folder.
         device: auto, cpu, cuda or cuda:N.
         out: Where to save the fitted model; default: it is only validated.
+        trust: Run the modules that the run names, though it was not made here; see docs/trust.md.
     """
     from rlhf_gym.offline import fit_run
 
-    _print_table("reward model", fit_run(folder, device, out))
+    _print_table("reward model", fit_run(folder, device, out, trust=trust))
 
 
 def _evaluate(
@@ -84,6 +96,7 @@ def _evaluate(
     episodes: int = 20,
     seed: int = 0,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    trust: bool = False,
 ) -> None:
     """Measure the trained agent on the true reward.
 
@@ -92,17 +105,24 @@ def _evaluate(
         episodes: How many episodes.
         seed: Chooses their starting states; from a stream that training does not use.
         as_json: Print one JSON object instead of a table.
+        trust: Run the modules that the run names, though it was not made here; see docs/trust.md.
     """
     from rlhf_gym.offline import evaluate_run
 
-    figures = evaluate_run(folder, episodes, seed)
+    figures = evaluate_run(folder, episodes, seed, trust=trust)
     if as_json:
         print(json.dumps(figures))
     else:
         _print_table("true return", {k: v for k, v in figures.items() if k != "returns"})
 
 
-def _watch(folder: Folder, video: Path | None = None, episodes: int = 1, seed: int = 0) -> None:
+def _watch(
+    folder: Folder,
+    video: Path | None = None,
+    episodes: int = 1,
+    seed: int = 0,
+    trust: bool = False,
+) -> None:
     """See the trained agent in a window, or film it.
 
     Args:
@@ -110,10 +130,11 @@ def _watch(folder: Folder, video: Path | None = None, episodes: int = 1, seed: i
         video: Write this .mp4 or .gif instead of opening a window.
         episodes: How many episodes.
         seed: Chooses their starting states.
+        trust: Run the modules that the run names, though it was not made here; see docs/trust.md.
     """
     from rlhf_gym.offline import watch_run
 
-    watch_run(folder, video, episodes, seed)
+    watch_run(folder, video, episodes, seed, trust=trust)
 
 
 def _report(folder: Folder) -> None:
@@ -168,6 +189,7 @@ def _export(
     file_format: Annotated[ExportFormat, tyro.conf.arg(name="format")] = "jsonl",
     out: Path | None = None,
     ties: Literal["drop", "margin0", "both"] = "drop",
+    trust: bool = False,
 ) -> None:
     """Write the preferences in an open format, or the trained agent in stock formats.
 
@@ -177,6 +199,7 @@ def _export(
         file_format: jsonl and parquet hold everything; minari the clips; pairs texts, for TRL.
         out: The new file (jsonl, pairs) or folder (parquet, minari).
         ties: What becomes of ties in pairs.
+        trust: With `--sb3`: run the modules that the run names, though it was not made here.
     """
     if (sb3 is None) == (out is None):
         raise ConfigError(
@@ -188,7 +211,7 @@ def _export(
             raise ConfigError("`--format` and `--ties` are of preferences; leave them out.")
         from rlhf_gym.offline import export_run
 
-        for path in export_run(folder, sb3):
+        for path in export_run(folder, sb3, trust=trust):
             print(path)
     elif out is not None:
         from rlhf_gym.transfer import export_store
@@ -315,8 +338,6 @@ def _defaults(arguments: list[str]) -> TrainConfig:
 def main(arguments: list[str] | None = None) -> None:
     """Run `rlhf-gym`; errors end with exit status 2 and one message, Ctrl-C with 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Own parts (`--env my_pkg.envs:MyRobot-v0`) lie where the user stands, as for `python -m`.
-    sys.path.insert(0, str(Path.cwd()))
     try:
         commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
         tyro.extras.subcommand_cli_from_dict(commands, prog="rlhf-gym", args=arguments)

@@ -11,6 +11,7 @@ Each derives from `RlhfGymError` and from the builtin it refines, so that both
     ├── RunExistsError (FileExistsError)  the run folder is already there
     ├── RunLockedError (RuntimeError)     another process trains on this run
     ├── UnknownNameError (LookupError)    an id or name nobody registered
+    ├── UntrustedError (RuntimeError)     somebody else's folder, which asks for code to be run
     ├── MissingDependencyError (ImportError)  an optional package that is not installed
     ├── NotHiddenError (RuntimeError)     an env whose true reward would reach the learner
     └── NumericalError (ArithmeticError)  NaN or infinity where a finite number must stand
@@ -32,6 +33,7 @@ __all__ = [
     "RunLockedError",
     "SchemaError",
     "UnknownNameError",
+    "UntrustedError",
 ]
 
 
@@ -65,6 +67,10 @@ class RunLockedError(RlhfGymError, RuntimeError):
 
 class UnknownNameError(RlhfGymError, LookupError):
     """An id or a name that nobody registered."""
+
+
+class UntrustedError(RlhfGymError, RuntimeError):
+    """A folder that somebody else made asks for code to be run; none of it was."""
 
 
 class MissingDependencyError(RlhfGymError, ImportError):

@@ -63,7 +63,8 @@ def gl_works(backend: str) -> bool:
     """
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            # -P: what lies in the current folder is not what is tried.
+            [sys.executable, "-P", "-c", _PROBE],
             env={**os.environ, "MUJOCO_GL": backend},
             capture_output=True,
             timeout=_PROBE_SECONDS,

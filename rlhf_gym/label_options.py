@@ -39,6 +39,9 @@ class LabelOptions:
     env: str | None = None
     """The env that draws the clips and whose rubric is shown; default: the run's, or what the clips
     name."""
+    trust: bool = False
+    """Run the modules that the run's config.yaml, or its clips, name, though it was not made here;
+    see docs/trust.md."""
     pixels: int = 480
     """Height and width of the pictures of a robot, 64 to 1024."""
 

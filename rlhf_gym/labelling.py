@@ -22,10 +22,12 @@ from rlhf_gym.feedback.viewer.session import LabelSession
 from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.gl import why_nobody_sees
 from rlhf_gym.label_options import LabelOptions
+from rlhf_gym.links import refuse_links
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import is_text_context
 from rlhf_gym.train_config import TrainConfig, read_run_config
+from rlhf_gym.trust import search_current_folder, untrusted
 
 __all__ = ["label_store", "open_sitting"]
 
@@ -60,6 +62,8 @@ def label_store(folder: Path, options: LabelOptions) -> int:
         DataError: there is no store.
         ConfigError: an option that cannot work.
         MissingDependencyError: no display, or nothing to draw with.
+        UntrustedError: somebody else's run or store names modules, and `options.trust` is False.
+        CorruptDataError: a link or a pipe lies in it.
     """
     keymap = load_keymap(options.keys) if options.keys is not None else Keymap()
     with open_sitting(folder, options) as session:
@@ -82,6 +86,7 @@ def open_sitting(folder: Path, options: LabelOptions) -> Iterator[LabelSession]:
         rubric = _rubric_file(own)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(PreferenceStore(folder, create=False))
+        refuse_links(folder, ["cache"])
         task = _task(folder, store, options)
         if options.gold > 0:
             gold_from_true_returns(store, options.gold)
@@ -144,7 +149,7 @@ def _total(store: PreferenceStore, task: _Task) -> int:
 def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
     config = None
     if (folder / "config.yaml").exists():
-        config = read_run_config(Run.open(folder))
+        config = read_run_config(Run.open(folder), trust=options.trust)
     contexts = store.rows("SELECT context FROM clips LIMIT 1")
     is_text = bool(contexts) and is_text_context(contexts[0][0])
     named = contexts[0][0] if contexts and not is_text else None
@@ -156,6 +161,10 @@ def _task(folder: Path, store: PreferenceStore, options: LabelOptions) -> _Task:
             f"{folder} holds no pairs yet, and nothing says which env they will be of; wait for "
             "the first, or name it: `--env ID`."
         )
+    modules = {"env": env_id} if ":" in env_id else {}
+    if modules and config is None and options.env is None and not options.trust:
+        raise untrusted(f"{folder}, a store whose clips name their env,", modules)
+    search_current_folder(modules)
     return _Task(env_id, config)
 
 

@@ -31,25 +31,28 @@ class _Loaded:
     prepared: Prepared
 
 
-def _open(folder: Path) -> _Loaded:
+def _open(folder: Path, trust: bool) -> _Loaded:
     run = Run.open(folder)
-    prepared = prepare(read_run_config(run))
+    prepared = prepare(read_run_config(run, trust=trust))
     torch.set_num_threads(prepared.config.threads)
     return _Loaded(run, prepared)
 
 
-def load_agent(folder: Path, device: str | None = None) -> Any:
+def load_agent(folder: Path, device: str | None = None, *, trust: bool = False) -> Any:
     """The agent of a run as its last checkpoint left it.
 
     Args:
         folder: The run's.
         device: Where it is to be; default: as in the run's configuration.
+        trust: Run the modules that its config.yaml names, though it was not made here; as in all
+            functions below.
 
     Raises:
         ConfigError: there is no run, or it has no checkpoint yet.
+        UntrustedError: it names modules, was not made here, and `trust` is False.
         CorruptDataError: the checkpoint is damaged.
     """
-    loaded = _open(folder)
+    loaded = _open(folder, trust)
     checkpoint = loaded.run.latest_checkpoint()
     if checkpoint is None:
         raise ConfigError(
@@ -64,7 +67,7 @@ def load_agent(folder: Path, device: str | None = None) -> Any:
     return agent
 
 
-def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
+def fit_run(folder: Path, device: str, out: Path | None, *, trust: bool = False) -> dict[str, Any]:
     """Fit a fresh reward model to the answers of a run, and say how well it does.
 
     Raises:
@@ -72,11 +75,11 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     """
     if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
         _refuse_existing([out])
-    loaded = _open(folder)
+    loaded = _open(folder, trust)
     config = loaded.prepared.config
     prepared = replace(loaded.prepared, config=replace(config, device=device))
     # A text reward model starts from what SFT left, which lies beside the policy.
-    agent = load_agent(folder, device) if prepared.is_text else None
+    agent = load_agent(folder, device, trust=trust) if prepared.is_text else None
     model = build_reward_model(prepared, agent)
     if model is None:
         raise ConfigError(f"`--algo {config.algo}` learns without a reward model; nothing to fit.")
@@ -89,11 +92,13 @@ def fit_run(folder: Path, device: str, out: Path | None) -> dict[str, Any]:
     return asdict(report)
 
 
-def evaluate_run(folder: Path, n_episodes: int, seed: int) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, n_episodes: int, seed: int, *, trust: bool = False
+) -> dict[str, Any]:
     """True return of the trained agent over deterministic episodes."""
     if n_episodes < 1:
         raise ConfigError(f"`episodes` is {n_episodes}; at least 1 is needed.")
-    agent = load_agent(folder)
+    agent = load_agent(folder, trust=trust)
     try:
         episodes = agent.evaluate(n_episodes, stream(seed, "evaluate"))
     finally:
@@ -107,7 +112,9 @@ def evaluate_run(folder: Path, n_episodes: int, seed: int) -> dict[str, Any]:
     }
 
 
-def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
+def watch_run(
+    folder: Path, video: Path | None, n_episodes: int, seed: int, *, trust: bool = False
+) -> None:
     """Show the trained agent in a window, or film it; print the completions of a language model.
 
     Raises:
@@ -117,16 +124,16 @@ def watch_run(folder: Path, video: Path | None, n_episodes: int, seed: int) -> N
     from rlhf_gym.gl import choose_gl
     from rlhf_gym.watch import watch_policy
 
-    prepared = _open(folder).prepared
+    prepared = _open(folder, trust).prepared
     if prepared.is_text:
-        _print_texts(folder, video, n_episodes, seed)
+        _print_texts(folder, video, n_episodes, seed, trust)
         return
     missing: MissingDependencyError | None = None
     try:
         choose_gl()  # before any env is made: MuJoCo reads the choice when it is imported
     except MissingDependencyError as error:
         missing = error  # no matter, if the env draws itself
-    config, agent = prepared.config, load_agent(folder)
+    config, agent = prepared.config, load_agent(folder, trust=trust)
     _require_method(agent, "act", "watch")
     mode = "human" if video is None else "rgb_array"
     env = make_env(config.env, render_mode=mode, env_kwargs=config.make_env_kwargs())
@@ -177,17 +184,17 @@ def _is_mujoco(env: Any) -> bool:
     return has_mujoco_model(env)
 
 
-def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int) -> None:
+def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int, trust: bool) -> None:
     if video is not None:
         raise ConfigError("`--video` films robots; leave it away to read completions.")
-    agent = load_agent(folder)
+    agent = load_agent(folder, trust=trust)
     for episode in agent.evaluate(n_episodes, stream(seed, "watch")):
         prompt, completion, ended = symbols_text(episode.actions)
         cut = "" if ended else " ..."
         print(f"{prompt} | {completion}{cut}  (TRUE reward {episode.true_return:.3g})")
 
 
-def export_run(folder: Path, sb3: Path) -> list[Path]:
+def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> list[Path]:
     """Write stock Stable-Baselines3 files; returns what was written.
 
     Raises:
@@ -198,7 +205,7 @@ def export_run(folder: Path, sb3: Path) -> list[Path]:
         raise ConfigError(f"`--sb3` is {sb3}; Stable-Baselines3 reads files that end in .zip.")
     if not sb3.parent.is_dir():
         raise ConfigError(f"{sb3.parent} is not a folder; make it first, or write elsewhere.")
-    agent = load_agent(folder)
+    agent = load_agent(folder, trust=trust)
     try:
         _require_method(agent, "export_sb3", "export --sb3")
         with tempfile.TemporaryDirectory(prefix=".export-", dir=sb3.parent) as temporary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from typing import Any
 
 from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
@@ -93,9 +94,12 @@ def load_object(import_string: str) -> Any:
     found: Any = _import(module_name)
     for step in steps:
         if not hasattr(found, step):
+            loaded = getattr(sys.modules.get(module_name), "__file__", None)
             raise UnknownNameError(
                 f"{import_string!r}: module {module_name!r} has no attribute {attribute!r}."
-                f"{_did_you_mean(step, dir(found))}"
+                f"{_did_you_mean(step, dir(found))} It was loaded from {loaded or 'Python'}; "
+                "if yours is another one, rename it: what is installed is found before the current "
+                "folder."
             )
         found = getattr(found, step)
     return found
@@ -120,7 +124,7 @@ def _import(module_name: str) -> Any:
         if missing == module_name or module_name.startswith(f"{missing}."):
             raise UnknownNameError(
                 f"no module {missing!r} (from {module_name!r}); check the spelling, and that its "
-                "package is installed or its folder is on PYTHONPATH."
+                "package is installed, or that you stand in its folder or PYTHONPATH names it."
             ) from error
         package = missing.partition(".")[0]
         raise MissingDependencyError(

@@ -28,7 +28,14 @@ from rlhf_gym.progress import (
     show_number,
     show_seconds,
 )
-from rlhf_gym.report_figures import Panel, draw_panels, is_learned, run_seconds, wilson
+from rlhf_gym.report_figures import (
+    Panel,
+    draw_panels,
+    house_style,
+    is_learned,
+    run_seconds,
+    wilson,
+)
 from rlhf_gym.runs import Run
 from rlhf_gym.text_figures import kl_key, sample_rows
 
@@ -63,7 +70,7 @@ def write_report(run_folder: Path) -> Path:
 
     Raises:
         ConfigError: the folder is no run folder.
-        CorruptDataError: a file of the run is damaged; the message names it.
+        CorruptDataError: a file of the run is damaged, or a link; the message names it.
     """
     run = Run.open(run_folder)
     metrics = run.metrics()
@@ -72,7 +79,8 @@ def write_report(run_folder: Path) -> Path:
     provenance = _read_json(run.folder / "provenance.json")
     config_text = run.config_path.read_text(encoding="utf-8")
     panels = draw_panels(metrics, summary)
-    images = {panel.name: _save(panel, run.folder / "figures") for panel in panels}
+    with house_style():
+        images = {panel.name: _save(panel, run.folder / "figures") for panel in panels}
     learned = is_learned(metrics, summary)
     page = _template_page(
         {

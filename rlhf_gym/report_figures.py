@@ -7,10 +7,11 @@ object-oriented interface is used: no display is needed and no global state is l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -33,7 +34,7 @@ from rlhf_gym.report_panels import (
 )
 from rlhf_gym.text_figures import text_panels
 
-__all__ = ["Panel", "draw_panels", "is_learned", "run_seconds", "wilson"]
+__all__ = ["Panel", "draw_panels", "house_style", "is_learned", "run_seconds", "wilson"]
 
 _STYLE: Any = {  # matplotlib types its keys one by one
     "font.size": 10,
@@ -50,6 +51,15 @@ _STYLE: Any = {  # matplotlib types its keys one by one
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
 }
+# Not the backend: only the object-oriented interface is used, which asks none.
+_NEUTRAL: Any = {k: v for k, v in rcParamsDefault.items() if not k.startswith("backend")}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save figures in it: no `matplotlibrc`, which may lie where one stands, counts."""
+    with rc_context(_NEUTRAL | _STYLE):
+        yield
 
 
 def draw_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel]:
@@ -62,7 +72,7 @@ def draw_panels(metrics: Metrics, summary: Mapping[str, Any]) -> list[Panel]:
     Returns:
         Panels in reading order. A run on the true reward has none of the reward model's.
     """
-    with rc_context(_STYLE):
+    with house_style():
         panels = [_returns(metrics, summary), component_panel(metrics, summary)]
         if is_learned(metrics, summary):
             panels += [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -12,9 +15,12 @@ import tyro
 from rlhf_gym.config import from_yaml, is_whole
 from rlhf_gym.errors import ConfigError, SchemaError
 from rlhf_gym.feedback.settings import RewardModelSettings
-from rlhf_gym.runs import Run
+from rlhf_gym.runs import Run, is_run
+from rlhf_gym.trust import require_trust
 
-__all__ = ["TrainConfig", "read_run_config"]
+__all__ = ["TrainConfig", "check_config_file", "read_run_config"]
+
+_IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\S*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +149,73 @@ class TrainConfig:
             kwargs["obs_keys"] = self.obs_keys
         return kwargs
 
+    def named_modules(self) -> dict[str, str]:
+        """Everything here that makes Python import a module: option -> import string.
 
-def read_run_config(run: Run) -> TrainConfig:
+        An env's own arguments count where they read like one, for who takes them may import them.
+        """
+        parts = {name: getattr(self, name) for name in ("algo", "reward_model", "acquisition")}
+        if not self.teacher.startswith("replay:"):
+            parts["teacher"] = self.teacher
+        named = {name: text for name, text in {"env": self.env, **parts}.items() if ":" in text}
+        for name in ("env_kwargs", "hyperparameters"):
+            named |= dict(_import_strings(getattr(self, name), name))
+        return named
+
+
+def _import_strings(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Everything within a setting that reads like `module:attribute`, with where it stands."""
+    seen: set[int] = set()  # YAML's aliases may repeat a part at will, or put it into itself
+    waiting = [(where, value)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, str):
+            if _IMPORT_STRING.fullmatch(value):
+                yield where, value
+        elif isinstance(value, Mapping | Sequence) and id(value) not in seen:
+            seen.add(id(value))
+            is_mapping = isinstance(value, Mapping)
+            entries = value.items() if is_mapping else enumerate(value)
+            waiting += [(f"{where}.{key}", entry) for key, entry in entries]
+
+
+def check_config_file(path: Path, options: TrainConfig) -> None:
+    """Refuse what the config.yaml of somebody else's run names; other files are the user's word.
+
+    Args:
+        path: The file after `--config`.
+        options: Those that are to be trained with: flags may have replaced what the file names.
+
+    Raises:
+        UntrustedError: it lies in a run that was not made here, and names modules.
+    """
+    run = Run(path.resolve().parent)
+    if is_run(run.folder) and path.resolve() == run.config_path:
+        theirs = from_yaml(TrainConfig, path).named_modules()
+        named = options.named_modules()
+        require_trust(run, dict(theirs.items() & named.items()))
+
+
+def read_run_config(run: Run, *, trust: bool = False) -> TrainConfig:
     """The options that a run was made with.
+
+    Args:
+        run: The run.
+        trust: Read them even where they name modules and the run was not made here: whoever trains,
+            evaluates or watches with them runs these modules.
 
     Raises:
         ConfigError: its config.yaml is malformed, or somebody wrote another option into it.
         SchemaError: the same, and another version of rlhf_gym made the run.
+        UntrustedError: they name modules, the run was not made here, and `trust` is False.
     """
+    config = _read(run)
+    if not trust:
+        require_trust(run, config.named_modules())
+    return config
+
+
+def _read(run: Run) -> TrainConfig:
     try:
         return from_yaml(TrainConfig, run.config_path)
     except ConfigError as error:

@@ -34,6 +34,7 @@ from rlhf_gym.runs import Run
 from rlhf_gym.seeding import stream, torch_seed
 from rlhf_gym.summary import write_summary
 from rlhf_gym.train_config import TrainConfig, read_run_config
+from rlhf_gym.trust import remember_made_here, search_current_folder
 
 __all__ = [
     "Prepared",
@@ -67,27 +68,55 @@ def train(config: TrainConfig, out: Path | None = None, *, quiet: bool = False) 
         "provenance.json": json.dumps(provenance(sys.argv), indent=2),
     }
     run = Run.create(out or _fresh_folder(prepared.config), files)
+    _remember(run, prepared.config, quiet)
     _train_on(run, prepared, players, started, quiet)
     return run
 
 
-def resume(folder: Path, *, quiet: bool = False) -> Run:
+def _remember(run: Run, config: TrainConfig, quiet: bool) -> None:
+    """Later commands run the modules that this run names without asking: its maker named them."""
+    if not config.named_modules():
+        return
+    try:
+        remember_made_here(run)
+    except OSError as error:
+        Console(stderr=True, quiet=quiet).print(
+            f"This run cannot be remembered as made here ({error}); later commands on it will ask "
+            "for `--trust`.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def resume(folder: Path, *, quiet: bool = False, trust: bool = False) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
+
+    Args:
+        folder: The run folder.
+        quiet: Print nothing.
+        trust: Run the modules that its config.yaml names, though it was not made here.
 
     Raises:
         ConfigError: there is no run.
+        UntrustedError: it names modules, was not made here, and `trust` is False.
         CorruptDataError: its checkpoint or store is damaged.
         RunLockedError: another process trains on it.
     """
     started = time.perf_counter()
     run = Run.open(folder)
-    prepared = prepare(read_run_config(run))
+    prepared = prepare(read_run_config(run, trust=trust))
     _train_on(run, prepared, _build_players(prepared, None), started, quiet)
     return run
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Resolve everything that depends on the env, and refuse what cannot work."""
+    """Resolve everything that depends on the env, and refuse what cannot work.
+
+    Modules that the configuration names are looked for where Python looks, and then in the current
+    folder.
+    """
+    search_current_folder(config.named_modules())
     env = make_env(config.env, env_kwargs=config.make_env_kwargs())
     info, is_text = space_info(env), is_text_env(env)
     env.close()

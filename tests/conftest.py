@@ -10,7 +10,9 @@ import ast
 import ctypes
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["SDL_VIDEODRIVER"] = "dummy"
 os.environ["SDL_AUDIODRIVER"] = "dummy"
 os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] = "1"
+# Runs that tests make are not remembered in anybody's home; removed when the process ends.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="rlhf_gym-state-")
 
 import numpy as np
 import pytest
@@ -55,6 +59,10 @@ def pytest_configure() -> None:
             "`make test`, or `pip install -e '.[dev]' -c constraints.txt` first.",
             returncode=4,
         )
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

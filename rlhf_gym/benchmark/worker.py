@@ -180,7 +180,8 @@ def trained(config: TrainConfig, folder: Path) -> Run:
         if not why:
             try:
                 run = Run.open(folder)
-                return run if run.summary_path.exists() else resume(folder, quiet=True)
+                # Its options are those of the specification, whose modules were asked for.
+                return run if run.summary_path.exists() else resume(folder, quiet=True, trust=True)
             except (CorruptDataError, SchemaError) as error:
                 why = f"cannot be continued ({error})"
         print(f"{folder} {why}; starting again", file=sys.stderr)

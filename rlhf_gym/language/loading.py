@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from rlhf_gym.errors import ConfigError, UnknownNameError
 
-__all__ = ["load_causal_lm", "quiet", "sampling_notes"]
+__all__ = ["load_causal_lm", "quiet", "refuse_kernels", "sampling_notes"]
 
 _HEADS = ("ForCausalLM", "LMHeadModel", "LMHead")
 
@@ -24,9 +24,11 @@ def load_causal_lm(name_or_path: str, dtype: torch.dtype | Literal["auto"]) -> A
 
     Raises:
         UnknownNameError: neither a folder nor a model that can be reached.
-        ConfigError: no causal head, weights that would have to be unpickled, or missing weights.
+        ConfigError: code of its own, no causal head, weights that would have to be unpickled, or
+            missing weights.
     """
     config = _read_config(name_or_path)
+    refuse_kernels(config, name_or_path)
     architectures = list(getattr(config, "architectures", None) or [])
     if getattr(config, "is_encoder_decoder", False) or (
         architectures and not any(name.endswith(_HEADS) for name in architectures)
@@ -118,6 +120,24 @@ def _read_config(name_or_path: str) -> Any:
             f"`{name_or_path}` cannot be read: {_first_line(error)} Models that bring their own "
             "code are not run."
         ) from error
+
+
+def refuse_kernels(config: Any, source: object) -> None:
+    """Refuse a model whose config.json has code for its attention fetched from the hub.
+
+    Raises:
+        ConfigError: naming it. transformers would download and import it, where the package
+            `kernels` is installed.
+    """
+    parts = [config, *(part for part in vars(config).values() if hasattr(part, "model_type"))]
+    for part in parts:
+        kernel = str(getattr(part, "_attn_implementation", None) or "")
+        if "/" in kernel:
+            raise ConfigError(
+                f"`{source}` names {kernel!r} as its attention, which is code on the hub; models "
+                "that bring their own code are not run. Take `attn_implementation` out of its "
+                "config.json."
+            )
 
 
 def _refuse_pickles(folder: Path) -> None:
