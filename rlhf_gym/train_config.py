@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -174,8 +174,8 @@ def _import_strings(value: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield where, value
         elif isinstance(value, Mapping | Sequence) and id(value) not in seen:
             seen.add(id(value))
-            is_mapping = isinstance(value, Mapping)
-            entries = value.items() if is_mapping else enumerate(value)
+            entries: Iterable[tuple[Any, Any]]
+            entries = value.items() if isinstance(value, Mapping) else enumerate(value)
             waiting += [(f"{where}.{key}", entry) for key, entry in entries]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -282,3 +283,101 @@ def test_a_killed_writer_leaves_a_temporary_folder_that_the_next_trainer_removes
     assert leftover.is_dir()  # a reader must not pull it from under a living writer
     with run.lock():
         assert not leftover.exists()
+
+
+# -- what somebody else may have put into a run ---------------------------------------------------
+
+EVERYTHING = [
+    "config.yaml", "provenance.json", "metrics.jsonl", "summary.json", "report.html", "run.lock",
+    "preferences.db", "preferences.db-journal", "preferences.db-wal", "preferences.db.v2.bak",
+    "clips", "clips/round-0000", "clips/round-0000/obs.npy", "checkpoints",
+    "checkpoints/round-0000", "checkpoints/round-0000/agent/weights.bin", "figures", "tb", "cache",
+    "cache/frames",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_link_anywhere_in_a_run_is_refused_by_name_and_not_followed(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    run.save_checkpoint(0, fill, {})
+    outside = tmp_path / "outside"
+    shutil.copytree(run.folder, outside)
+    path = run.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    (outside / name).parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(outside / name)
+    before = contents(outside)
+    with pytest.raises(errors.CorruptDataError, match=f"`{path}` is a link"):
+        Run.open(run.folder)
+    assert contents(outside) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/round-0000/agent/weights.bin"])
+def test_a_link_that_came_after_opening_is_neither_read_nor_written(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    run.save_checkpoint(0, fill, {})
+    (run.folder / name).rename(tmp_path / "outside")
+    (run.folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(errors.CorruptDataError, match="is a link"):
+        run.latest_checkpoint()
+    with pytest.raises(errors.CorruptDataError, match="is a link"):
+        run.save_checkpoint(1, fill, {})
+    if name == "checkpoints":
+        assert [path.name for path in (tmp_path / "outside").iterdir()] == ["round-0000"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.lock"])
+def test_what_is_written_in_place_is_not_written_through_a_link(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "outside").write_text("mine")
+    (run.folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(errors.CorruptDataError, match=f"{name}` is a link"):
+        if name == "run.lock":
+            with run.lock():
+                pass
+        else:
+            run.append_metrics({"round": 0})
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert not run.is_training
+
+
+def test_a_run_behind_a_link_is_a_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run.folder)
+    linked = Run.open(tmp_path / "link")
+    with linked.lock():
+        linked.append_metrics({"round": 0})
+        linked.save_checkpoint(0, fill, {})
+    assert run.metrics() == [{"round": 0}] and run.latest_checkpoint() is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["round-²", "round-٣", "round-1_0", "round--1", "round-" + "9" * 100]
+)
+def test_a_folder_whose_number_is_none_is_no_checkpoint(run: Run, name: str) -> None:
+    run.save_checkpoint(0, fill, {})
+    (run.checkpoints_folder / name).mkdir()
+    found = run.latest_checkpoint()
+    assert found is not None and found.round == 0
+    run.save_checkpoint(1, fill, {})
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/hostname"])
+def test_a_checkpoint_that_names_files_outside_of_it_is_refused(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as forged:
+        forged.setattr(runs, "_file_sha256", lambda path: "0")
+        forged.setattr(runs, "sync", lambda path: None)
+        path = run.save_checkpoint(0, fill, {}) / "state.json"
+    content = json.loads(path.read_text())
+    content.pop("sha256")
+    content["files"] = {name: "0"}
+    path.write_text(json.dumps({**content, "sha256": runs._content_sha256(content)}))
+    with pytest.raises(errors.CorruptDataError, match="outside of the checkpoint"):
+        run.latest_checkpoint()

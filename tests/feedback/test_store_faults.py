@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
+from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.feedback.store import PreferenceStore
 
 
@@ -277,3 +278,21 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
 TestStoreAgainstModel = StoreAgainstModel.TestCase
 TestStoreAgainstModel.settings = settings(max_examples=10, stateful_step_count=10, deadline=None)
+
+
+@pytest.mark.parametrize(
+    "name", ["preferences.db", "preferences.db-journal", "clips", "clips/round-0000/obs.npy"]
+)
+def test_a_link_in_a_store_is_refused_and_not_followed(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "store"
+    with PreferenceStore(folder) as store:
+        store.post(make_round(0))
+    outside = tmp_path / "outside"
+    if (folder / name).exists():
+        (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    before = sorted(tmp_path.rglob("*")), outside.exists()
+    for create in (True, False):
+        with pytest.raises(CorruptDataError, match=f"`{folder / name}` is a link"):
+            PreferenceStore(folder, create=create)
+    assert (sorted(tmp_path.rglob("*")), outside.exists()) == before
