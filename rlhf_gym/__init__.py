@@ -16,8 +16,12 @@ def _leave_current_folder() -> None:
     Before anything else is imported: a `yaml.py` or `torch.py` that lies there would be run.
     """
     looks_for_module = sys.argv[:1] == ["-m"]  # what stands there while Python looks for it
-    options = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    for_us = any(o.startswith("-") and m.partition(".")[0] == "rlhf_gym" for o, m in options)
+    options = zip(sys.orig_argv, [*sys.orig_argv[1:], ""], strict=True)
+    for_us = any(
+        option.startswith("-") and module.partition(".")[0] == "rlhf_gym"
+        for option, word in options
+        for module in (word, option.partition("m")[2])  # -m rlhf_gym, -mrlhf_gym
+    )
     if looks_for_module and for_us and not sys.flags.safe_path:
         try:
             here = os.getcwd()

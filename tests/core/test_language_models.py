@@ -192,6 +192,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         LanguageModel.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_model_whose_attention_is_code_on_the_hub_is_refused(tmp_path: Path, key: str) -> None:
+    tiny().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: "somebody/kernel"}))
+    with pytest.raises(ConfigError, match="'somebody/kernel' as its attention"):
+        LanguageModel.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: "eager"}))
+    LanguageModel.from_folder(tmp_path)
+
+
 def test_weights_that_would_be_unpickled_are_refused(tmp_path: Path) -> None:
     gpt2().config.save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")

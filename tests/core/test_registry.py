@@ -96,6 +96,11 @@ def test_a_missing_attribute_gets_a_suggestion(own_module: Path) -> None:
         load_object("ownpkg.teachers:Strickt")
 
 
+def test_a_module_that_hides_anothers_is_named_with_its_file(own_module: Path) -> None:
+    with pytest.raises(UnknownNameError, match=f"loaded from {own_module}; .* rename it"):
+        load_object("ownpkg.teachers:Lazy")
+
+
 def test_a_dependency_that_is_not_installed_is_named(own_module: Path) -> None:
     own_module.write_text("import nosuchlib.part\n")
     with pytest.raises(MissingDependencyError, match="pip install nosuchlib") as caught:

@@ -10,13 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.report import write_report
-from rlhf_gym.report_figures import draw_panels, run_seconds
+from rlhf_gym.report_figures import draw_panels, house_style, run_seconds
 
 N_ROUNDS = 20
 CONFIG = "env: rlhf_gym/HalfCheetah-v0\nalgo: ppo\nlabels: 700\nsteps: 328000\nseed: 0\n"
@@ -330,3 +331,13 @@ def test_an_evaluation_return_of_zero_can_be_the_best(make_run: MakeRun) -> None
     text = read(write_report(make_run(summary=summary))).text
     assert "Worst evaluation episode (true return)-3.00" in text
     assert "Best evaluation episode (true return)0.000" in text
+
+
+def test_figures_look_alike_whatever_a_matplotlibrc_says() -> None:
+    """matplotlib reads one from the current folder, and may run LaTeX where it asks for that."""
+    with matplotlib.rc_context({"text.usetex": True, "savefig.dpi": 7, "font.size": 99}):
+        with house_style():
+            found = {key: matplotlib.rcParams[key] for key in ("text.usetex", "font.size")}
+            assert found == {"text.usetex": False, "font.size": 10}
+            assert matplotlib.rcParams["savefig.dpi"] == "figure"
+        assert matplotlib.rcParams["text.usetex"], "the caller's own come back"

@@ -130,6 +130,16 @@ def test_nothing_is_suggested_where_nothing_is_close() -> None:
     assert "Did you mean" not in str(caught.value)
 
 
+def test_a_module_that_registers_no_such_id_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed namesake is found before the caller's own."""
+    write_module(tmp_path, "namesake_of_mine", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownNameError, match=f"though {tmp_path}.*was imported as 'namesake_of"):
+        make_env("namesake_of_mine:Mine-v0")
+
+
 def test_a_missing_module_is_named_with_how_to_import_it() -> None:
     with pytest.raises(MissingDependencyError) as caught:
         make_env("no_such_pkg_of_mine.envs:X-v0")
