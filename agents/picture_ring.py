@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_gym.data import Array
+from rlhf_gym.envs.info_keys import PICTURE, STEP_SECONDS
 from rlhf_gym.pictures import Pictures, pack_pictures, unpack_pictures
 
 __all__ = ["PictureRing"]
@@ -31,7 +32,7 @@ class PictureRing:
     def __init__(
         self, infos: Sequence[dict[str, Any]], capacity: int, max_bytes: int = 2**30
     ) -> None:
-        self._step_seconds = float(infos[0]["step_seconds"])
+        self._step_seconds = float(infos[0][STEP_SECONDS])
         self._max_bytes = max_bytes
         self._rows: list[_Row | None] = [None] * capacity
         self._in_use: deque[int] = deque()  # rows with pictures, the oldest first
@@ -40,17 +41,17 @@ class PictureRing:
 
     def begin(self, infos: Sequence[dict[str, Any]]) -> None:
         """All envs were reset."""
-        self._now: list[bytes] = [info["picture"] for info in infos]
+        self._now: list[bytes] = [info[PICTURE] for info in infos]
 
     def record(self, row: int, infos: Sequence[dict[str, Any]]) -> None:
         """All envs took a step, which the recorder keeps in `row`."""
-        after: list[bytes] = [info["picture"] for info in infos]
+        after: list[bytes] = [info[PICTURE] for info in infos]
         self._put(row, (self._now, after))
         self._now = list(after)
 
     def begin_one(self, env: int, info: dict[str, Any]) -> None:
         """One env was reset after the step that was recorded last."""
-        self._now[env] = info["picture"]
+        self._now[env] = info[PICTURE]
 
     def _put(self, row: int, pictures: _Row) -> None:
         if self._rows[row] is not None:
@@ -96,7 +97,7 @@ class PictureRing:
         """What `state` returned, from row 0 on; the next step follows a reset."""
         spans = state["picture_spans"]
         n_steps, _, n_envs, _ = spans.shape
-        info = {"picture": b"", "step_seconds": float(state["step_seconds"])}
+        info = {PICTURE: b"", STEP_SECONDS: float(state["step_seconds"])}
         ring = cls([info] * n_envs, capacity)
         distinct, inverse = np.unique(spans.reshape(-1, 2), axis=0, return_inverse=True)
         # As copies: views would pin all of the checkpoint until the last of them is gone.

@@ -7,16 +7,20 @@ vectorised env and keeps a ring of recent steps with a stated bound in bytes.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.agents.picture_ring import PictureRing
 from rlhf_gym.data import Array, Clip, RewardBatch
+from rlhf_gym.envs.hide_reward import HideReward
 from rlhf_gym.envs.horizon import EarlyEnds
+from rlhf_gym.envs.info_keys import PICTURE, SIM_STATE, TRUE_REWARD
+from rlhf_gym.envs.moving_scales import UnstableScaleWarning
 from rlhf_gym.envs.reward_substitution import executed_action
 from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 
@@ -40,7 +44,8 @@ class Recorder(VecEnvWrapper):
         allow_variable_horizon: Whether episodes that end early pass without the one warning.
 
     Raises:
-        ConfigError: observation or action spaces it cannot record, or a ring above its bound.
+        ConfigError: observation or action spaces it cannot record, a ring above its bound, or a
+            VecNormalize below it.
     """
 
     def __init__(
@@ -55,6 +60,11 @@ class Recorder(VecEnvWrapper):
         allow_variable_horizon: bool = False,
     ) -> None:
         super().__init__(venv)
+        _require_raw(venv)
+        # Of an env that is not hidden, `true_reward` would be a word of its own.
+        self._is_hidden = all(venv.env_is_wrapped(HideReward))
+        for text in venv.get_attr("scale_warnings", 0)[0] if self._is_hidden else ():
+            warnings.warn(f"{context_id}: {text}", UnstableScaleWarning, stacklevel=2)
         self.context_id = context_id
         self.max_bytes = max_bytes
         self.early_ends = EarlyEnds(context_id, horizon, allowed=allow_variable_horizon)
@@ -115,11 +125,11 @@ class Recorder(VecEnvWrapper):
         self.break_episodes()
         self._episode_steps[:] = 0
         infos = self.venv.unwrapped.reset_infos
-        states = [info.get("sim_state") for info in infos]
+        states = [info.get(SIM_STATE) for info in infos]
         if states[0] is not None and len(states[0]) != self._n_state:
             self._n_state = len(states[0])
             self._keep(self.capacity)
-        if "picture" not in infos[0]:
+        if PICTURE not in infos[0]:
             self._pictures = None
         elif self._pictures is None:
             self._pictures = PictureRing(infos, self.capacity)
@@ -137,7 +147,8 @@ class Recorder(VecEnvWrapper):
     def step_async(self, actions: Array) -> None:
         """Note the actions as the env will execute them: within the box."""
         self._actions = executed_action(actions, self.action_space)
-        self.venv.step_async(actions)
+        # A copy: the learner keeps `actions`, and an env may write into what it is given.
+        self.venv.step_async(np.array(actions))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step, and record what happened."""
@@ -151,9 +162,10 @@ class Recorder(VecEnvWrapper):
         ring["next_obs"][row] = obs
         ring["actions"][row] = self._actions
         ring["ends"][row] = dones
-        ring["true_rewards"][row] = [info.get("true_reward", np.nan) for info in infos]
+        truths = [info[TRUE_REWARD] for info in infos] if self._is_hidden else np.nan
+        ring["true_rewards"][row] = truths
         if self._n_state:
-            states = [info["sim_state"] for info in infos]
+            states = [info[SIM_STATE] for info in infos]
             ring["state"][row] = self._states
             ring["next_state"][row] = states
             self._states = states
@@ -170,7 +182,7 @@ class Recorder(VecEnvWrapper):
             self._require_finite(infos[env]["terminal_observation"])
             self._ring["next_obs"][row, env] = infos[env]["terminal_observation"]
             if self._n_state:
-                self._states[env] = self.venv.unwrapped.reset_infos[env]["sim_state"]
+                self._states[env] = self.venv.unwrapped.reset_infos[env][SIM_STATE]
             if self._pictures is not None:
                 self._pictures.begin_one(int(env), self.venv.unwrapped.reset_infos[env])
             truncated = infos[env].get("TimeLimit.truncated", False)
@@ -295,6 +307,19 @@ class Recorder(VecEnvWrapper):
         if "pictures" in state:
             self._pictures = PictureRing.from_state(state, self.capacity)
         self.n_recorded = n_steps
+
+
+def _require_raw(venv: VecEnv) -> None:
+    """Refuse a VecNormalize between the env and the recorder, which keeps what it is given."""
+    layer: VecEnv = venv
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, VecNormalize):
+            raise ConfigError(
+                "a VecNormalize stands below the Recorder, which would keep observations on its "
+                "moving scale; put it outside: `VecNormalize(Recorder(venv, ...), "
+                "norm_reward=False)`."
+            )
+        layer = layer.venv
 
 
 def find_recorder(venv: VecEnv | None) -> Recorder:

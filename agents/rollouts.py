@@ -47,7 +47,7 @@ def _play_wave(
     seeds: Array,
     context_id: str,
 ) -> list[Trajectory]:
-    # Copies: an env may return one array at every step, and write into it.
+    # Copies: an env may return one array at every step, and write into it and into its action.
     obs = [[np.array(env.reset(seed=int(s))[0])] for env, s in zip(envs, seeds, strict=True)]
     actions: list[list[Array]] = [[] for _ in envs]
     rewards: list[list[float]] = [[] for _ in envs]
@@ -56,9 +56,9 @@ def _play_wave(
     while running:
         chosen = act(np.stack([obs[i][-1] for i in running]))
         for i, action in zip(running, chosen, strict=True):
+            actions[i].append(np.array(action))
             next_obs, reward, terminated, truncated, _ = envs[i].step(action)
             obs[i].append(np.array(next_obs))
-            actions[i].append(np.asarray(action))
             rewards[i].append(float(reward))
             flags[i] = (terminated, truncated)
         running = [i for i in running if not any(flags[i])]

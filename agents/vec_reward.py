@@ -1,4 +1,4 @@
-"""Reward substitution step by step, for any SB3 algorithm: slower, but free of assumptions."""
+"""Reward substitution step by step: slower, but for algorithms of any kind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from rlhf_gym.agents.relabel import check_hidden
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.reward_substitution import checked_rewards, executed_action
+from rlhf_gym.envs.stale_rewards import StaleRewards
 from rlhf_gym.protocols import RewardFunction
 
 __all__ = ["VecLearnedReward"]
@@ -20,15 +22,21 @@ class VecLearnedReward(VecEnvWrapper):
     """Replace each step's reward by `reward_function`, in one forward for all envs.
 
     Stands on the raw vectorised env, under VecNormalize. At an episode's end the reward is that of
-    the terminal observation, not of the next episode's first. The env's own reward goes into
-    `info["true_reward"]` where `hide_reward` has not put it already.
+    the terminal observation, not of the next episode's first.
+
+    A replay buffer keeps each step's reward from the day it was taken, whatever the reward function
+    becomes later; where that happens there is one `StaleRewardWarning`.
 
     Args:
-        venv: Any vectorised env.
+        venv: A vectorised env, each env hidden (`hide_reward`), which keeps its true reward and
+            what its last step returned.
         reward_function: (n_envs, 1) batch -> rewards.
         horizon: Steps of a full episode; shorter ones get one `HorizonWarning`. None warns about
             episodes that no time limit ended.
         allow_variable_horizon: Whether episodes that end early pass without it.
+
+    Raises:
+        NotHiddenError: an env is not hidden.
     """
 
     def __init__(
@@ -40,12 +48,27 @@ class VecLearnedReward(VecEnvWrapper):
         allow_variable_horizon: bool = False,
     ) -> None:
         super().__init__(venv)
-        self.reward_function = reward_function
+        check_hidden(venv)
+        self._reward_function = reward_function
+        self._stale = StaleRewards(type(self).__name__)
+        self._has_rewarded = False
         self.early_ends = EarlyEnds("this env", horizon, allowed=allow_variable_horizon)
         self._episode_steps = np.zeros(venv.num_envs, np.int64)
 
+    @property
+    def reward_function(self) -> RewardFunction:
+        """What rewards the steps from now on; may be replaced."""
+        return self._reward_function
+
+    @reward_function.setter
+    def reward_function(self, new: RewardFunction) -> None:
+        self._reward_function = new
+        if self._has_rewarded:
+            self._stale.changed()
+
     def reset(self) -> Any:
         """Reset all envs."""
+        self._stale.reset()
         obs = self.venv.reset()
         assert isinstance(obs, np.ndarray)
         self._obs: Array = obs
@@ -64,7 +87,7 @@ class VecLearnedReward(VecEnvWrapper):
             DataError: the reward function returned a shape other than (n_envs, 1).
             NumericalError: it returned NaN or infinity.
         """
-        obs, rewards, dones, infos = self.venv.step_wait()
+        obs, _, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         next_obs = obs.copy()
         self._episode_steps += 1
@@ -76,8 +99,7 @@ class VecLearnedReward(VecEnvWrapper):
         batch = RewardBatch.from_steps(
             self._obs[:, None], self._actions[:, None], next_obs[:, None]
         )
-        learned = checked_rewards(self.reward_function(batch), batch)
-        for info, reward in zip(infos, rewards, strict=True):
-            info.setdefault("true_reward", float(reward))
+        learned = checked_rewards(self._reward_function(batch), batch)
+        self._has_rewarded = True
         self._obs = obs
         return obs, learned[:, 0], dones, infos

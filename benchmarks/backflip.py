@@ -86,7 +86,9 @@ def _play_one(env: Any, act: Callable[[Array], Array], start: int) -> Episode:
 
 
 def _torso_angle(info: dict[str, Any]) -> float:
-    return float(info["sim_state"][3])  # after the time: x, z and the angle, positive forward
+    return float(
+        info["rlhf_gym.sim_state"][3]
+    )  # after the time: x, z and the angle, positive forward
 
 
 def measure(

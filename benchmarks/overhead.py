@@ -36,6 +36,7 @@ from rlhf_gym.agents.ppo import PPOAgent
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.agents.vec_reward import VecLearnedReward
 from rlhf_gym.data import Choice, Preference, Query
+from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.settings import FitSettings, RewardModelSettings
@@ -85,7 +86,7 @@ def plain_learner(env_id: str, settings: AgentSettings) -> Learn:
 
 
 def _wrapped(env_id: str, settings: AgentSettings, reward_model: EnsembleRewardModel) -> Learn:
-    venv = DummyVecEnv([lambda: Monitor(make_env(env_id))] * settings.n_envs)
+    venv = DummyVecEnv([lambda: hide_reward(Monitor(make_env(env_id)))] * settings.n_envs)
     model = _ppo(VecLearnedReward(venv, reward_model.rewards), settings)
     return lambda steps: model.learn(steps, reset_num_timesteps=False)
 

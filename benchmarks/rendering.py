@@ -60,10 +60,12 @@ class Options:
 def clip_states(env_id: str) -> Array:
     """(51, S) float32 states of an episode under random actions, from its 21st step on."""
     env = make_env(env_id)
-    states = [env.reset(seed=0)[1]["sim_state"]]
+    states = [env.reset(seed=0)[1]["rlhf_gym.sim_state"]]
     env.action_space.seed(0)
     horizon = 20 + _N_STEPS if "Reacher" not in env_id else _N_STEPS  # its episode is 50 steps
-    states += [env.step(env.action_space.sample())[-1]["sim_state"] for _ in range(horizon)]
+    states += [
+        env.step(env.action_space.sample())[-1]["rlhf_gym.sim_state"] for _ in range(horizon)
+    ]
     env.close()
     return np.array(states[-_N_STEPS - 1 :], np.float32)
 

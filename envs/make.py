@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from rlhf_gym.envs.blame import is_about_contract, is_renderers
 from rlhf_gym.envs.preference_ready import (
     check_horizon,
     check_obs_keys,
@@ -19,7 +20,13 @@ from rlhf_gym.envs.preference_ready import (
     make_preference_ready,
 )
 from rlhf_gym.envs.sim_state import missing_renderer
-from rlhf_gym.errors import ConfigError, MissingDependencyError, UnknownNameError
+from rlhf_gym.errors import (
+    CannotDrawError,
+    ConfigError,
+    MissingDependencyError,
+    RlhfGymError,
+    UnknownNameError,
+)
 from rlhf_gym.protocols import SpaceInfo
 
 __all__ = [
@@ -84,17 +91,11 @@ def make_env(
     try:
         _require_render_mode(spec, render_mode)
         env: gym.Env[Any, Any] = gym.make(spec, **kwargs)
-    except gym.error.DependencyNotInstalled as error:
-        raise MissingDependencyError(f"{env_id} cannot be made: {error}.") from error
-    except ImportError as error:
-        raise _missing_package(env_id, error) from error
-    except (AttributeError, RuntimeError) as error:
-        # Importing mujoco already loads the library that MUJOCO_GL names, and trips like this.
-        if not os.environ.get("MUJOCO_GL") or "mujoco" in sys.modules:
-            raise
-        raise missing_renderer(error) from error
-    except TypeError as error:
-        raise _refused_argument(env_id, error, kwargs) from error
+    except Exception as error:
+        if (ours := _why_not_made(env_id, error, kwargs)) is not None:
+            raise ours from error
+        error.add_note(f"This was raised while {env_id} was made, in the env's own code.")
+        raise
     if is_text_env(env):  # a completion ends by itself, and is compared as a whole
         return env
     env = make_preference_ready(env, obs_keys=obs_keys)
@@ -132,12 +133,35 @@ def _require_render_mode(spec: EnvSpec, render_mode: str | None) -> None:
         )
 
 
-def _refused_argument(env_id: str, error: TypeError, kwargs: Mapping[str, Any]) -> Exception:
-    """What to raise for a constructor's TypeError: one that is about no argument stays itself."""
-    takes_none = "takes no arguments" in str(error)  # a class without a constructor
-    if "unexpected keyword argument" not in str(error) and not takes_none:
+def _why_not_made(env_id: str, error: Exception, kwargs: Mapping[str, Any]) -> RlhfGymError | None:
+    """The sentence for an env that Gymnasium could not make; None for an error of the env's own."""
+    if isinstance(error, RlhfGymError):
         return error
-    if "argument 'render_mode'" in str(error) or (takes_none and set(kwargs) == {"render_mode"}):
+    # Importing mujoco already loads the library that MUJOCO_GL names, and trips over it.
+    if isinstance(error, ImportError | AttributeError | RuntimeError) and is_renderers(error):
+        if isinstance(error, ModuleNotFoundError):
+            return _missing_package(env_id, error)
+        return missing_renderer(error)
+    if isinstance(error, gym.error.DependencyNotInstalled):
+        return MissingDependencyError(f"{env_id} cannot be made: {error}.")
+    if isinstance(error, ImportError):
+        return _missing_package(env_id, error)
+    if isinstance(error, TypeError) and (refused := _refused_argument(env_id, error, kwargs)):
+        return refused
+    if is_about_contract(error):
+        return ConfigError(f"{env_id} cannot be made: {error}")
+    return None
+
+
+def _refused_argument(
+    env_id: str, error: TypeError, kwargs: Mapping[str, Any]
+) -> ConfigError | None:
+    """What to raise for a TypeError about one of these arguments; None for any other."""
+    takes_none = "takes no arguments" in str(error)  # a class without a constructor
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not (kwargs if takes_none else found and found[1] in kwargs):
+        return None
+    if (found and found[1] == "render_mode") or set(kwargs) == {"render_mode"}:
         return _cannot_draw(env_id, kwargs["render_mode"], "its constructor takes no `render_mode`")
     return ConfigError(
         f"{env_id} does not take one of the arguments {sorted(kwargs)}: {error}. "
@@ -145,8 +169,8 @@ def _refused_argument(env_id: str, error: TypeError, kwargs: Mapping[str, Any]) 
     )
 
 
-def _cannot_draw(env_id: str, render_mode: str, why: str) -> ConfigError:
-    return ConfigError(
+def _cannot_draw(env_id: str, render_mode: str, why: str) -> CannotDrawError:
+    return CannotDrawError(
         f"{env_id} cannot be drawn with render mode {render_mode!r}: {why}. It trains and "
         "evaluates without: only `watch` needs a renderer. To have one, take `render_mode` in the "
         'constructor, list "rgb_array" in `metadata["render_modes"]` and define `render`.'

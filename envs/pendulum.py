@@ -20,7 +20,7 @@ class PendulumEnv(GymnasiumPendulumEnv):
 
     What differs from Pendulum-v1, in full:
 
-    - `info["sim_state"]`, after `reset` and after every `step`, is what the picture is drawn from,
+    - `info["rlhf_gym.sim_state"]`, after `reset` and after every `step`, is what the picture is drawn from,
       float64 (3,): angle, angular velocity, torque, from which any clip is rendered later.
     - The id is `rlhf_gym/Pendulum-v0`. The horizon is the same, 200 steps.
 

@@ -14,9 +14,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from rlhf_gym.envs.info_keys import PICTURE, STEP_SECONDS
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.envs.preference_ready import SimStateInfo, wrapper_layers
-from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.errors import CannotDrawError, ConfigError, DataError
 from rlhf_gym.pictures import PICTURE_PIXELS, encode_picture
 
 __all__ = ["PictureInfo", "has_sim_states", "make_pictured_env", "step_seconds"]
@@ -25,11 +26,11 @@ _UNKNOWN_STEP_SECONDS = 1 / 30
 
 
 class PictureInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Puts what the env shows into `info["picture"]`, compressed (`rlhf_gym.pictures`).
+    """Puts what the env shows into `info["rlhf_gym.picture"]`, compressed (`rlhf_gym.pictures`).
 
     After `reset` it is the first picture, after `step` the one that the step led to: it belongs to
     the observation returned beside it. The info of `reset` also says how many seconds a step takes,
-    `info["step_seconds"]`. A `Recorder` above keeps both for its clips.
+    `info["rlhf_gym.step_seconds"]`. A `Recorder` above keeps both for its clips.
 
     Args:
         env: An env made with `render_mode="rgb_array"`.
@@ -53,16 +54,21 @@ class PictureInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the env; `info["picture"]` is the first one."""
+        """Reset the env; `info["rlhf_gym.picture"]` is the first one."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return obs, {**info, "picture": self._picture(), "step_seconds": self._step_seconds}
+        return obs, {**info, PICTURE: self.take(), STEP_SECONDS: self._step_seconds}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the env; `info["picture"]` shows what the step led to."""
+        """Step the env; `info["rlhf_gym.picture"]` shows what the step led to."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, {**info, "picture": self._picture()}
+        return obs, reward, terminated, truncated, {**info, PICTURE: self.take()}
 
-    def _picture(self) -> bytes:
+    def take(self) -> bytes:
+        """A picture of the env as it is, compressed.
+
+        Raises:
+            DataError: its `render` returned something else than a picture.
+        """
         frame: Any = self.env.render()
         try:
             return encode_picture(frame, self._pixels)
@@ -93,16 +99,17 @@ def make_pictured_env(
     """
     try:
         env: gym.Env[Any, Any] = make_env(env_id, render_mode="rgb_array", env_kwargs=env_kwargs)
-    except ConfigError as error:
+    except CannotDrawError as error:
         raise ConfigError(
             f"{env_id} has nothing to show people: no MuJoCo model to draw its clips from, and "
             'no render mode "rgb_array" to draw or take pictures with. Take `render_mode` in '
             'its constructor, list "rgb_array" in `metadata["render_modes"]` and define `render`; '
             "or let a program answer (`--teacher`)."
         ) from error
+    pictured = PictureInfo(env, pixels)
+    env.reset()  # what this raises is not about pictures
     try:
-        pictured = PictureInfo(env, pixels)
-        pictured.reset()  # now, rather than when training has begun
+        pictured.take()  # now, rather than when training has begun
     except Exception as error:  # the env's own code, and its driver's
         env.close()
         raise ConfigError(

@@ -13,6 +13,8 @@ from gymnasium.wrappers import TimeLimit
 
 from rlhf_gym.config import is_whole
 from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space
+from rlhf_gym.envs.contract import ContractCheck
+from rlhf_gym.envs.info_keys import SIM_STATE
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError
 
@@ -27,7 +29,7 @@ __all__ = [
 
 
 class SimStateInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Puts the simulator's state into `info["sim_state"]`, so that clips can be rendered later.
+    """Puts the simulator's state into `info["rlhf_gym.sim_state"]`, so that clips can be rendered later.
 
     After `reset` it is the initial state, after `step` the state that the step led to: it belongs
     to the observation returned beside it. A fresh float64 array of shape (S,) each time; see
@@ -45,15 +47,15 @@ class SimStateInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the env; `info["sim_state"]` is the initial state."""
+        """Reset the env; `info["rlhf_gym.sim_state"]` is the initial state."""
         obs, info = self.env.reset(seed=seed, options=options)
-        info["sim_state"] = self._reader.read()
+        info[SIM_STATE] = self._reader.read()
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the env; `info["sim_state"]` is the state after the step."""
+        """Step the env; `info["rlhf_gym.sim_state"]` is the state after the step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        info["sim_state"] = self._reader.read()
+        info[SIM_STATE] = self._reader.read()
         return obs, reward, terminated, truncated, info
 
 
@@ -106,7 +108,7 @@ def make_preference_ready(
        substitutes its reward warns of the first episode that ends early (`HorizonWarning`).
     2. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
        and MultiBinary are flattened (`FlatObservation`); a Box is left as it is.
-    3. The simulator's state in `info["sim_state"]`, to render clips from later, where the env has
+    3. The simulator's state in `info["rlhf_gym.sim_state"]`, to render clips from later, where the env has
        one (a MuJoCo model, or the hook of `rlhf_gym.envs.sim_state`).
 
     The reward is left alone: hide it with `hide_reward`.
@@ -133,6 +135,9 @@ def make_preference_ready(
     check_horizon(horizon)
     check_obs_keys(obs_keys)
     check_action_space(env)
+    # Innermost of what is ours: an error that the others would trip over is named before.
+    if not any(isinstance(layer, ContractCheck) for layer in wrapper_layers(env)):
+        env = ContractCheck(env)
     env = _with_horizon(_with_flat_observations(env, obs_keys), horizon)
     if any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env)):
         return env

@@ -12,9 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_gym.data import Array, RewardBatch
-from rlhf_gym.envs.hide_reward import RewardReplacer
+from rlhf_gym.envs.hide_reward import RewardReplacer, copied
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.make import space_info
+from rlhf_gym.envs.stale_rewards import StaleRewards
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import RewardFunction
 
@@ -32,7 +33,7 @@ def executed_action(action: Any, space: gym.Space[Any]) -> Array:
         float32 (A...) for a Box; for any other space the action as an array of its own dtype.
     """
     if not isinstance(space, gym.spaces.Box):
-        return np.asarray(action)
+        return np.array(action)  # a copy: the env may write into what it is given
     within: Array = np.clip(action, space.low, space.high)
     return within.astype(np.float32)
 
@@ -72,7 +73,8 @@ class LearnedRewardWrapper(RewardReplacer):
     """Returns `reward_function`'s reward; the true one is in `info["true_reward"]` (float).
 
     The reward function sees raw float32 observations and executed actions, as a batch of one step
-    (B = T = 1). The env itself receives the action unchanged.
+    (B = T = 1). The env itself receives the action unchanged. A learner with a replay buffer keeps
+    old rewards when `reward_function` changes: there is one `StaleRewardWarning`.
 
     Args:
         env: An env with array observations and actions; hidden (`hide_reward`) or not.
@@ -101,16 +103,29 @@ class LearnedRewardWrapper(RewardReplacer):
                     "Discrete, MultiDiscrete, MultiBinary): pass the env through "
                     "`make_preference_ready` first, which flattens observations."
                 )
-        self.reward_function = reward_function
+        self._reward_function = reward_function
+        self._stale = StaleRewards(type(self).__name__)
         info = space_info(env)
         self.early_ends = EarlyEnds(info.env_id, info.horizon, allowed=allow_variable_horizon)
         self._n_steps = 0
         self._obs: Array | None = None
 
+    @property
+    def reward_function(self) -> RewardFunction:
+        """What rewards the steps from now on; may be replaced."""
+        return self._reward_function
+
+    @reward_function.setter
+    def reward_function(self, new: RewardFunction) -> None:
+        self._reward_function = new
+        if self._obs is not None:
+            self._stale.changed()
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the env and remember its first observation."""
+        self._stale.reset()
         obs, info = self.env.reset(seed=seed, options=options)
         self._obs = np.array(obs, dtype=np.float32)
         self._n_steps = 0
@@ -135,8 +150,9 @@ class LearnedRewardWrapper(RewardReplacer):
         self._n_steps += 1
         if terminated or truncated:
             self.early_ends.note(self._n_steps, truncated=not terminated)
+            next_obs, info = copied(next_obs), copied(info)
         return next_obs, reward, terminated, truncated, info
 
     def _reward(self, obs: Array, action: Array, next_obs: Array) -> float:
         batch = RewardBatch.from_steps(obs[None, None], action[None, None], next_obs[None, None])
-        return float(checked_rewards(self.reward_function(batch), batch)[0, 0])
+        return float(checked_rewards(self._reward_function(batch), batch)[0, 0])

@@ -24,6 +24,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_gym.data import Array
+from rlhf_gym.envs.blame import is_renderers
 from rlhf_gym.errors import ConfigError, DataError, MissingDependencyError
 
 __all__ = ["SimStateReader", "get_sim_state", "missing_renderer", "render_state", "set_sim_state"]
@@ -195,6 +196,8 @@ def _render(env: gym.Env[Any, Any]) -> Any:
         return env.unwrapped.render()
     # A missing library surfaces as any of these, depending on where the backend trips over it.
     except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
+        if not is_renderers(error):  # of the env's own `render`
+            raise
         raise missing_renderer(error) from error
 
 

@@ -5,6 +5,7 @@ Each derives from `RlhfGymError` and from the builtin it refines, so that both
 
     RlhfGymError
     ├── ConfigError (ValueError)          an option, setting or combination that cannot work
+    │   └── CannotDrawError               an env without the render mode asked for
     ├── DataError (ValueError)            an array or record that breaks its own rules
     │   └── CorruptDataError              a stored file that is damaged, truncated or not ours
     ├── SchemaError (RuntimeError)        a store or checkpoint from another version
@@ -22,6 +23,7 @@ A message says what is wrong, the value found, what is accepted and what to do.
 from __future__ import annotations
 
 __all__ = [
+    "CannotDrawError",
     "ConfigError",
     "CorruptDataError",
     "DataError",
@@ -43,6 +45,10 @@ class RlhfGymError(Exception):
 
 class ConfigError(RlhfGymError, ValueError):
     """An option, a setting, or a combination of them that cannot work."""
+
+
+class CannotDrawError(ConfigError):
+    """An env that has not the render mode asked for; it trains all the same."""
 
 
 class DataError(RlhfGymError, ValueError):

@@ -19,6 +19,7 @@ from rlhf_gym.control_run import (
     build_control_reward_model,
     prepare_control,
 )
+from rlhf_gym.envs.contract import try_env
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
 from rlhf_gym.feedback.given import Given, add_given, count_asked, has_given, read_given
@@ -119,7 +120,11 @@ def prepare(config: TrainConfig) -> Prepared:
     search_current_folder(config.named_modules())
     env = make_env(config.env, env_kwargs=config.make_env_kwargs())
     info, is_text = space_info(env), is_text_env(env)
-    env.close()
+    try:
+        if not is_text:
+            try_env(env)
+    finally:
+        env.close()
     if not is_text:
         return prepare_control(config, info)
     from rlhf_gym.text_run import prepare_text
@@ -241,6 +246,9 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
                 run_rounds(parts, plan, run, progress, first_round, done)
                 progress.phase("final evaluation")
                 write_summary(run, config, parts, setup)
+        except Exception as error:  # what the env's own code raised, say, ends no run for good
+            error.add_note(f"Continue with: rlhf-gym train --resume {run.folder}")
+            raise
         except KeyboardInterrupt:
             # A round's metrics are written before its checkpoint, without which it is played again.
             checkpoint = run.latest_checkpoint()

@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from rlhf_gym.data import Array
+from rlhf_gym.envs.blame import raised_in
 from rlhf_gym.errors import ConfigError, DataError, MissingDependencyError
 from rlhf_gym.progress import show_number
 
@@ -149,6 +150,8 @@ def _frame(env: gym.Env[Any, Any]) -> Array:
     try:
         return np.asarray(env.render())
     except NotImplementedError as error:
+        if raised_in(error)[-1] != "gymnasium.core":  # of the env's own `render`
+            raise
         name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         raise ConfigError(
             f"{name} names render mode {env.render_mode!r} in its metadata, but has no `render` "

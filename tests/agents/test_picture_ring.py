@@ -27,7 +27,10 @@ class Named(gym.Env):
 
     def _seen(self):
         obs = np.array([self.number, self.episode, self.t], np.float32)
-        return obs, {"picture": text_of(obs), "step_seconds": 0.04} if self.shows else {}
+        return obs, {
+            "rlhf_gym.picture": text_of(obs),
+            "rlhf_gym.step_seconds": 0.04,
+        } if self.shows else {}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -125,7 +128,7 @@ def test_an_env_that_shows_nothing_any_more_has_clips_without_pictures() -> None
 
 
 def infos_of(step: int, size: int):
-    return [{"picture": bytes([step]) * size, "step_seconds": 0.1}]
+    return [{"rlhf_gym.picture": bytes([step]) * size, "rlhf_gym.step_seconds": 0.1}]
 
 
 def test_the_oldest_pictures_go_beyond_the_bound() -> None:

@@ -32,14 +32,14 @@ class CountingEnv(gym.Env[Array, Array]):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.episode, self.t = self.episode + 1, 0
-        return self._obs(), {"sim_state": np.array([self.episode, 0.0])}
+        return self._obs(), {"rlhf_gym.sim_state": np.array([self.episode, 0.0])}
 
     def step(self, action):
         self.executed.append(float(action[0]))
         reward = 100.0 * self.episode + self.t
         self.t += 1
         done = self.t >= self.lengths[self.episode % len(self.lengths)]
-        info = {"sim_state": np.array([self.episode, float(self.t)])}
+        info = {"rlhf_gym.sim_state": np.array([self.episode, float(self.t)])}
         return self._obs(), reward, done and self.terminates, done and not self.terminates, info
 
 

@@ -117,10 +117,10 @@ def test_frames_are_shown_for_some_time(seconds: float) -> None:
 def a_point_mass_clip(n_steps: int = 20) -> Clip:
     env = make_env("rlhf_gym/PointMass-v0")
     obs, info = env.reset(seed=1)
-    steps = [(obs, info["sim_state"])]
+    steps = [(obs, info["rlhf_gym.sim_state"])]
     for _ in range(n_steps):
         obs, *_, info = env.step(np.array([0.5, -0.25], np.float32))
-        steps.append((obs, info["sim_state"]))
+        steps.append((obs, info["rlhf_gym.sim_state"]))
     return Clip(
         obs=np.array([obs for obs, _ in steps]),
         actions=np.zeros((n_steps, 2), np.float32),

@@ -33,7 +33,7 @@ def test_the_state_is_time_positions_and_velocities() -> None:
     env = gym.make("rlhf_gym/HalfCheetah-v0")
     env.reset(seed=0)
     obs, _, _, _, info = env.step(np.ones(6, np.float32))
-    state = info["sim_state"]
+    state = info["rlhf_gym.sim_state"]
     assert state.shape == (19,)
     assert state[0] == 0.05  # one action: 5 simulation steps of 0.01 s
     assert state[1] == info["x_position"]

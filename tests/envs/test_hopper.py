@@ -24,9 +24,9 @@ def test_the_reward_equals_its_formula_from_positions() -> None:
     _, info = env.reset(seed=3)
     lowest, furthest = math.inf, 0.0
     for action in np.random.default_rng(0).uniform(-1, 1, (300, 3)).astype(np.float32):
-        before = info["sim_state"]
+        before = info["rlhf_gym.sim_state"]
         _, reward, terminated, _, info = env.step(action)
-        _, x, height, angle = info["sim_state"][:4]
+        _, x, height, angle = info["rlhf_gym.sim_state"][:4]
         velocity = (x - before[1]) / 0.008
         penalty = 2 * (1.1 - height) if height < 1.1 else 0.0
         expected = velocity + 1 - penalty - math.sqrt(angle**2)

@@ -20,7 +20,7 @@ def test_the_reward_is_the_height_of_the_tip_also_where_v5_would_have_ended() ->
     heights = []
     for action in np.random.default_rng(0).uniform(-1, 1, (50, 1)).astype(np.float32):
         _, reward, terminated, _, info = env.step(action)
-        heights.append(tip_height(*info["sim_state"][2:4]))
+        heights.append(tip_height(*info["rlhf_gym.sim_state"][2:4]))
         assert reward == pytest.approx(heights[-1], abs=1e-9)
         assert terminated is False
     assert heights[0] > 1.0 > 0.0 > min(heights)

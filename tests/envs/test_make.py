@@ -52,7 +52,7 @@ def test_any_gymnasium_id_becomes_preference_ready() -> None:
 def test_an_env_without_a_simulator_state_is_made_all_the_same() -> None:
     env = make_env("Pendulum-v1")
     assert space_info(env).horizon == 200
-    assert "sim_state" not in env.reset(seed=0)[1]
+    assert "rlhf_gym.sim_state" not in env.reset(seed=0)[1]
 
 
 def test_a_shipped_task_is_not_wrapped_twice() -> None:
@@ -86,7 +86,7 @@ def test_a_module_is_imported_for_the_ids_that_it_registers(
     env = make_env("rooms_of_mine:Mine-v0")
     info = space_info(env)
     assert (info.env_id, info.horizon) == ("Mine-v0", 5)
-    assert "sim_state" in env.reset(seed=0)[1]
+    assert "rlhf_gym.sim_state" in env.reset(seed=0)[1]
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def test_everything_equals_v1_over_an_episode() -> None:
 def test_the_state_is_angle_velocity_and_the_last_torque() -> None:
     env = gym.make("rlhf_gym/Pendulum-v0")
     _, info = env.reset(seed=0)
-    assert info["sim_state"][2] == 0.0  # no torque yet
+    assert info["rlhf_gym.sim_state"][2] == 0.0  # no torque yet
     obs, _, _, _, info = env.step(np.array([3.0], np.float32))
-    angle, velocity, torque = info["sim_state"]
+    angle, velocity, torque = info["rlhf_gym.sim_state"]
     np.testing.assert_allclose(obs, [np.cos(angle), np.sin(angle), velocity], atol=1e-6)
     assert torque == 2.0  # bounded
 

@@ -68,10 +68,10 @@ def test_each_info_holds_what_the_env_shows_beside_its_observation() -> None:
     env = make_pictured_env("Clock-v0")
     for _ in range(2):  # also after the end of an episode
         infos = [env.reset()[1]] + [env.step(0)[4] for _ in range(5)]
-        frames = Pictures([info["picture"] for info in infos], 0.04).decode(range(6))
+        frames = Pictures([info["rlhf_gym.picture"] for info in infos], 0.04).decode(range(6))
         for t, frame in enumerate(frames):
             assert np.abs(frame.astype(int) - 10 * t).max() <= 2  # JPEG's rounding
-    assert infos[0]["step_seconds"] == pytest.approx(0.04)  # 25 pictures per second
+    assert infos[0]["rlhf_gym.step_seconds"] == pytest.approx(0.04)  # 25 pictures per second
     assert [info["mine"] for info in infos[1:]] == [1, 2, 3, 4, 5]
 
 

@@ -10,6 +10,7 @@ from gymnasium.wrappers import TimeLimit
 
 from rlhf_gym.envs import hide_reward, make_preference_ready
 from rlhf_gym.envs.point_mass import PointMassEnv
+from rlhf_gym.envs.contract import ContractCheck
 from rlhf_gym.envs.preference_ready import SimStateInfo, horizon_of, wrapper_layers
 from rlhf_gym.errors import ConfigError
 
@@ -72,14 +73,15 @@ def test_the_horizon_of_nested_limits_is_the_shortest() -> None:
 
 def test_layers_run_from_the_outermost_wrapper_to_the_bare_env() -> None:
     env = make_preference_ready(PointMassEnv(), horizon=7)
-    assert [type(layer) for layer in wrapper_layers(env)] == [SimStateInfo, TimeLimit, PointMassEnv]
+    found = [type(layer) for layer in wrapper_layers(env)]
+    assert found == [SimStateInfo, TimeLimit, ContractCheck, PointMassEnv]
 
 
 def test_the_state_in_info_belongs_to_the_observation_beside_it() -> None:
     env = make_preference_ready(PointMassEnv(), horizon=7)
     obs, info = env.reset(seed=1)
     for _ in range(5):
-        state = info["sim_state"]
+        state = info["rlhf_gym.sim_state"]
         assert state.dtype == np.float64
         np.testing.assert_array_equal(state[:2], obs[:2])
         np.testing.assert_array_equal(state[4:], obs[2:])
@@ -89,10 +91,10 @@ def test_the_state_in_info_belongs_to_the_observation_beside_it() -> None:
 @pytest.mark.parametrize("env_id", ["rlhf_gym/PointMass-v0", "rlhf_gym/HalfCheetah-v0"])
 def test_every_state_is_an_array_of_its_own(env_id: str) -> None:
     env = gym.make(env_id)
-    states = [env.reset(seed=1)[1]["sim_state"]]
+    states = [env.reset(seed=1)[1]["rlhf_gym.sim_state"]]
     low, high = -np.ones(env.action_space.shape or ()), np.ones(env.action_space.shape or ())
     for _ in range(4):
-        states.append(env.step(high)[4]["sim_state"])
+        states.append(env.step(high)[4]["rlhf_gym.sim_state"])
     copies = [state.copy() for state in states]
     env.step(low)
     for state, copy in zip(states, copies, strict=True):
@@ -138,7 +140,7 @@ def test_a_dict_becomes_the_vector_of_its_chosen_keys_and_keeps_its_state() -> N
     env = make_preference_ready(Arm(), horizon=7, obs_keys=("position", "goal"))
     obs, info = env.reset(seed=3)
     np.testing.assert_array_equal(obs, np.concatenate([seen[2:], seen[:2]]))  # sorted: goal first
-    np.testing.assert_array_equal(info["sim_state"][:2], seen[:2])
+    np.testing.assert_array_equal(info["rlhf_gym.sim_state"][:2], seen[:2])
     assert episode_length(env) == 7
 
 

@@ -28,7 +28,7 @@ def test_the_reward_is_minus_the_distance_to_the_target_and_nothing_else() -> No
     env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32):
         obs, reward, _, _, info = env.step(action)
-        positions = info["sim_state"][1:5]
+        positions = info["rlhf_gym.sim_state"][1:5]
         gap = fingertip(positions[:2]) - positions[2:]
         assert reward == pytest.approx(-float(np.hypot(*gap)), abs=1e-9)
         np.testing.assert_allclose(obs[8:], gap, atol=1e-9)
@@ -52,10 +52,10 @@ def test_a_restored_state_brings_its_target_along() -> None:
     _, info = source.reset(seed=7)
     other.reset(seed=8)
     target = other.get_body_com("target").copy()
-    set_sim_state(other, info["sim_state"].astype(np.float32))
+    set_sim_state(other, info["rlhf_gym.sim_state"].astype(np.float32))
     restored = other.get_body_com("target")
     assert np.abs(restored - target).max() > 0.01
-    np.testing.assert_allclose(restored[:2], info["sim_state"][3:5], atol=1e-6)
+    np.testing.assert_allclose(restored[:2], info["rlhf_gym.sim_state"][3:5], atol=1e-6)
 
 
 def test_v5s_control_cost_can_be_asked_for() -> None:

@@ -70,7 +70,7 @@ def test_a_spec_survives_json_and_makes_the_same_env(env_id: str) -> None:
     obs, info = made.reset(seed=3)
     obs_again, info_again = remade.reset(seed=3)
     np.testing.assert_array_equal(obs, obs_again)
-    np.testing.assert_array_equal(info["sim_state"], info_again["sim_state"])
+    np.testing.assert_array_equal(info["rlhf_gym.sim_state"], info_again["rlhf_gym.sim_state"])
 
 
 @pytest.mark.parametrize("env_id", TASK_IDS)
@@ -117,5 +117,5 @@ def test_only_pendulums_actions_leave_the_unit_box() -> None:
 def test_a_vectorised_task_carries_the_state_of_every_env() -> None:
     envs = gym.make_vec("rlhf_gym/PointMass-v0", num_envs=3)
     _, info = envs.reset(seed=0)
-    assert info["sim_state"].shape == (3, 6)
+    assert info["rlhf_gym.sim_state"].shape == (3, 6)
     envs.close()

@@ -9,9 +9,9 @@ def test_the_reward_is_the_distance_swum_per_second_and_nothing_else() -> None:
     env = gym.make("rlhf_gym/Swimmer-v0")
     _, info = env.reset(seed=3)
     for action in np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32):
-        before = info["sim_state"]
+        before = info["rlhf_gym.sim_state"]
         _, reward, _, _, info = env.step(action)
-        after = info["sim_state"]
+        after = info["rlhf_gym.sim_state"]
         # state: time, then positions, the first of them along x; 0.04 s per action
         assert after[0] - before[0] == pytest.approx(0.04, abs=1e-9)
         assert reward == pytest.approx((after[1] - before[1]) / 0.04, abs=1e-9)

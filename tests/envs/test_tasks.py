@@ -36,12 +36,12 @@ def play(env: gym.Env[Any, Any], seed: int, n_steps: int) -> tuple[Array, Array,
     """Observations (T+1, D), rewards (T,) and states (T+1, S) of seeded random actions."""
     env.action_space.seed(seed)
     obs, info = env.reset(seed=seed)
-    observations, rewards, states = [obs.copy()], [], [info["sim_state"]]
+    observations, rewards, states = [obs.copy()], [], [info["rlhf_gym.sim_state"]]
     for _ in range(n_steps):
         obs, reward, _, _, info = env.step(env.action_space.sample())
         observations.append(obs.copy())
         rewards.append(reward)
-        states.append(info["sim_state"])
+        states.append(info["rlhf_gym.sim_state"])
     return np.stack(observations), np.array(rewards, np.float64), np.stack(states)
 
 
