@@ -41,7 +41,7 @@ class AntEnv(GymnasiumAntEnv):
       forces, which nobody can see in a clip.
     - The contact forces are left out of the observation: 27 numbers of v5's 105.
     - 300 steps (15 s) per episode in place of 1000.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (30,), time, 15 positions, 14 velocities in MuJoCo's
       order, from which any clip is rendered later.
     - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.

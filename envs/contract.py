@@ -250,7 +250,8 @@ def _fits_box(obs: Any, space: spaces.Box) -> bool:
     if np.can_cast(obs.dtype, space.dtype, "same_kind"):
         return True
     both_whole = obs.dtype.kind in "iu" and np.dtype(space.dtype).kind in "iu"
-    return both_whole and bool(np.all(space.low <= np.asarray(obs)) and np.all(obs <= space.high))
+    values: Array = np.asarray(obs)
+    return both_whole and bool(np.all((space.low <= values) & (values <= space.high)))
 
 
 def _is_finite(obs: Any) -> bool:

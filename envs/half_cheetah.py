@@ -23,7 +23,7 @@ class HalfCheetahEnv(GymnasiumHalfCheetahEnv):
 
     What differs from HalfCheetah-v5, in full:
 
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (19,), time, 9 positions, 9 velocities in MuJoCo's
       order, from which any clip is rendered later.
     - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.

@@ -37,7 +37,7 @@ class HopperBackflipEnv(GymnasiumHopperEnv):
     - Never terminated; 300 steps (2.4 s) per episode in place of 1000.
     - The observation has sine and cosine of the torso's angle in place of the angle, which grows
       by 6.28 with every turn, and its velocities are not held within 10: a flip turns at 20 rad/s.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (19,), time, 6 positions, 6 velocities in MuJoCo's
       order, and the 6 numbers of the counter of backflips, from which any clip is rendered later.
     - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.

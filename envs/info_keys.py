@@ -1,4 +1,4 @@
-"""The keys under which our wrappers put things into an env's info, told apart from the env's own."""
+"""The keys under which our wrappers put things into an info, told apart from the env's own."""
 
 from __future__ import annotations
 

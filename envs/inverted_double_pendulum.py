@@ -37,7 +37,7 @@ class InvertedDoublePendulumEnv(GymnasiumInvertedDoublePendulumEnv):
       displacement and velocity. The height belongs to the state after the step; v5 reads it where
       MuJoCo's integration left it.
     - 50 steps (2.5 s) per episode in place of 1000.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (7,), time, 3 positions, 3 velocities in MuJoCo's
       order, from which any clip is rendered later.
       Observation 8, a force, is the one number that a restored state does not bring back.

@@ -20,8 +20,8 @@ class PendulumEnv(GymnasiumPendulumEnv):
 
     What differs from Pendulum-v1, in full:
 
-    - `info["rlhf_gym.sim_state"]`, after `reset` and after every `step`, is what the picture is drawn from,
-      float64 (3,): angle, angular velocity, torque, from which any clip is rendered later.
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: what the picture is drawn
+      from, float64 (3,): angle, angular velocity, torque; any clip is rendered from it later.
     - The id is `rlhf_gym/Pendulum-v0`. The horizon is the same, 200 steps.
 
     ## Action Space

@@ -29,7 +29,7 @@ __all__ = [
 
 
 class SimStateInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Puts the simulator's state into `info["rlhf_gym.sim_state"]`, so that clips can be rendered later.
+    """Puts the simulator's state into `info["rlhf_gym.sim_state"]`, to render clips from later.
 
     After `reset` it is the initial state, after `step` the state that the step led to: it belongs
     to the observation returned beside it. A fresh float64 array of shape (S,) each time; see
@@ -106,10 +106,11 @@ def make_preference_ready(
     1. A time limit. Where an episode's length depends on the task, it tells the agent about it past
        the reward model; an env that terminates by itself is left to, and whoever records it or
        substitutes its reward warns of the first episode that ends early (`HorizonWarning`).
-    2. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
+    2. Gymnasium's contract, checked at each reset and the first steps (`ContractCheck`).
+    3. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
        and MultiBinary are flattened (`FlatObservation`); a Box is left as it is.
-    3. The simulator's state in `info["rlhf_gym.sim_state"]`, to render clips from later, where the env has
-       one (a MuJoCo model, or the hook of `rlhf_gym.envs.sim_state`).
+    4. The simulator's state in `info["rlhf_gym.sim_state"]`, to render clips from later, where the
+       env has one (a MuJoCo model, or the hook of `rlhf_gym.envs.sim_state`).
 
     The reward is left alone: hide it with `hide_reward`.
 

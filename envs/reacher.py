@@ -30,7 +30,7 @@ class ReacherEnv(GymnasiumReacherEnv):
     - No control cost: nobody can see one in a clip. The return is therefore higher than v5's.
     - The fingertip's place, in observation and reward, belongs to the state after the step. v5
       reads it where MuJoCo's integration left it, up to about 1 mm off.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (9,), time, 4 positions, 4 velocities in MuJoCo's
       order, from which any clip is rendered later.
       The target's place is two of the positions: a restored state shows the right target.

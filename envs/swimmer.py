@@ -24,7 +24,7 @@ class SwimmerEnv(GymnasiumSwimmerEnv):
     What differs from Swimmer-v5, in full:
 
     - No control cost: nobody can see one in a clip. It was at most 0.2 per episode.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (11,), time, 5 positions, 5 velocities in MuJoCo's
       order, from which any clip is rendered later.
     - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.

@@ -33,7 +33,7 @@ class Walker2dEnv(GymnasiumWalker2dEnv):
       low and of a tilted torso; the bonus for being alive is paid at every step.
     - No control cost: nobody can see one in a clip.
     - 300 steps (2.4 s) per episode in place of 1000.
-    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`, is the simulator state that belongs
+    - `info["rlhf_gym.sim_state"]`, after `reset` and every `step`: the simulator state that belongs
       to the observation beside it: float64 (19,), time, 9 positions, 9 velocities in MuJoCo's
       order, from which any clip is rendered later.
     - Pictures are taken by the model's camera that follows the robot; Gymnasium's stands still.

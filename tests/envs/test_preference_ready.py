@@ -9,8 +9,8 @@ from gymnasium.envs.registration import WrapperSpec
 from gymnasium.wrappers import TimeLimit
 
 from rlhf_gym.envs import hide_reward, make_preference_ready
-from rlhf_gym.envs.point_mass import PointMassEnv
 from rlhf_gym.envs.contract import ContractCheck
+from rlhf_gym.envs.point_mass import PointMassEnv
 from rlhf_gym.envs.preference_ready import SimStateInfo, horizon_of, wrapper_layers
 from rlhf_gym.errors import ConfigError
 
