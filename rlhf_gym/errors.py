@@ -5,7 +5,7 @@ Each derives from `RlhfGymError` and from the builtin it refines, so that both
 
     RlhfGymError
     ├── ConfigError (ValueError)          an option, setting or combination that cannot work
-    │   └── CannotDrawError               an env without the render mode asked for
+    │   └── CannotDrawError (ValueError)  an env without the render mode asked for
     ├── DataError (ValueError)            an array or record that breaks its own rules
     │   └── CorruptDataError              a stored file that is damaged, truncated or not ours
     ├── SchemaError (RuntimeError)        a store or checkpoint from another version
