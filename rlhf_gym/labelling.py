@@ -82,11 +82,11 @@ def open_sitting(folder: Path, options: LabelOptions) -> Iterator[LabelSession]:
     """
     rubric = _rubric_file(options.rubric)
     _await_store(folder)
-    if rubric is None and (own := folder / "rubric.md").exists():
-        rubric = _rubric_file(own)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(PreferenceStore(folder, create=False))
-        refuse_links(folder, ["cache"])
+        refuse_links(folder, ["cache", "rubric.md"])
+        if rubric is None and (own := folder / "rubric.md").exists():
+            rubric = _rubric_file(own)
         task = _task(folder, store, options)
         if options.gold > 0:
             gold_from_true_returns(store, options.gold)
