@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from rlhf_gym.data import Array
 from rlhf_gym.errors import ConfigError, NumericalError
+from rlhf_gym.language.agreement import ensure_agreement, sample_prompts
 from rlhf_gym.language.batches import positions_of
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import allowed_logits, forward
+from rlhf_gym.language.serving import without_dropout
 
 __all__ = [
     "SB3_TEXT_DEFAULTS",
@@ -41,6 +43,7 @@ the trunk they share (Ziegler et al. 2019)."""
 
 # Low enough for probability 0, and finite: 0 * -inf would make the entropy NaN.
 _NEVER = -1e9
+_N_COMPARED = 4  # tokens, see `ensure_agreement`
 
 
 class CausalLMExtractor(BaseFeaturesExtractor):
@@ -55,7 +58,8 @@ class CausalLMExtractor(BaseFeaturesExtractor):
         lm: The language model.
 
     Raises:
-        ConfigError: another observation space, or more tokens than the model has embeddings.
+        ConfigError: another observation space, more tokens than the model has embeddings, or a
+            model that cannot be computed with padding.
     """
 
     def __init__(self, observation_space: spaces.Dict, lm: LanguageModel) -> None:
@@ -75,18 +79,25 @@ class CausalLMExtractor(BaseFeaturesExtractor):
                 f"the env has {highest + 1} token ids, the model's embedding {lm.vocab_size} rows; "
                 "build the task with the model's tokenizer and `vocab_size=lm.vocab_size`."
             )
+        ensure_agreement(lm, *sample_prompts(lm), _N_COMPARED)
+        if not lm.serving.pads:
+            raise ConfigError(
+                f"{' '.join(lm.notes)}. SB3 gives it padded rows: train it with "
+                "`rlhf_gym.agents.text`, or take another model."
+            )
         super().__init__(observation_space, features_dim=lm.hidden_size)
         self.trunk = copy.deepcopy(lm.model.base_model)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """(B, P + T) ids and mask, as the floats that SB3 makes of them -> (B, H)."""
         ids, mask, last = _last_tokens(observations)
-        output = self.trunk(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions_of(mask),
-            use_cache=False,
-        )
+        with without_dropout(self.trunk):  # SB3 puts the policy into training mode
+            output = self.trunk(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions_of(mask),
+                use_cache=False,
+            )
         hidden: Tensor = output.last_hidden_state  # (B, L, H)
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
 

@@ -230,6 +230,8 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
         first_round, done = _restore(run, parts, plan)
         console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
+        for note in getattr(agent, "notes", ()):  # text agents'
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         labels = sum(plan.labels) if plan.source == "learned" else 0
         progress = make_progress(config.steps or 0, labels, console)
         agent.on_steps = progress.steps

@@ -19,6 +19,7 @@ from rlhf_gym.envs.make import make_env
 from rlhf_gym.envs.text.task import TaskScores, TextTask
 from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.files import write_json
+from rlhf_gym.language.agreement import ensure_agreement
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.reference import ReferenceModel, reference_of, trained_blocks
@@ -64,7 +65,8 @@ class TextAgent:
         model: A folder or name of a model to start from; None builds a tiny one.
 
     Raises:
-        ConfigError: no text env, or a model whose tokenizer is not the task's.
+        ConfigError: no text env, a model whose tokenizer is not the task's, or one that cannot be
+            sampled as it is trained, see `ensure_agreement`.
     """
 
     def __init__(
@@ -87,6 +89,9 @@ class TextAgent:
             torch.from_numpy(self.task.prompt_mask.copy()),
             self.task.n_truncated,
         )
+        # Before SFT learns from it or anybody is asked about its completions; on resuming too,
+        # since that may be on another machine.
+        ensure_agreement(self.lm, self.prompts.ids, self.prompts.mask, self.task.max_new_tokens)
         self.on_steps: Callable[[int], None] | None = None
         self.n_steps_done = 0
         self.reference: ReferenceModel | None = None
@@ -125,6 +130,11 @@ class TextAgent:
     def counts(self) -> Literal["env_steps", "completions"]:
         """Completions."""
         return "completions"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was repaired, is ignored, or is slow about the model; to be told once."""
+        return self.lm.notes
 
     @property
     def clips_per_query(self) -> int:

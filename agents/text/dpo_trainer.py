@@ -17,6 +17,7 @@ from rlhf_gym.agents.text.rollout import Reference
 from rlhf_gym.agents.text.settings import TextDPOSettings
 from rlhf_gym.agents.text.trainer_state import read_state, restore_module, write_state
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.language.agreement import ensure_agreement
 from rlhf_gym.language.batches import TokenBatch, by_length
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
@@ -46,6 +47,7 @@ class TextDPOTrainer:
 
     Raises:
         DataError: the completions do not fit the model.
+        ConfigError: a model that cannot be sampled as it is trained, see `ensure_agreement`.
         NumericalError: the reference's log-probabilities are not finite.
     """
 
@@ -62,7 +64,9 @@ class TextDPOTrainer:
         s = self.settings = settings or TextDPOSettings()
         self.lm = lm
         self.pairs = pairs.to(lm.device)
-        lm.check(self.pairs.completions)
+        batch = lm.check(self.pairs.completions)
+        n_columns = batch.completion_ids.shape[1]
+        ensure_agreement(lm, batch.prompt_ids, batch.prompt_mask, n_columns)
         self.generator = torch.Generator(device=lm.device).manual_seed(seed)
         self.optimiser = Optimiser([lm.model], s.learning_rate, s.adam_eps, s.max_grad_norm)
         self.n_updates = 0

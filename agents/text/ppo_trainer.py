@@ -26,6 +26,7 @@ from rlhf_gym.agents.text.rollout_scores import rollout_scores
 from rlhf_gym.agents.text.settings import TextPPOSettings
 from rlhf_gym.agents.text.trainer_state import read_state, restore_module, write_state
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.language.agreement import ensure_agreement
 from rlhf_gym.language.batches import EncodedPrompts, TokenBatch
 from rlhf_gym.language.models import LanguageModel, ValueHead
 from rlhf_gym.language.sampler import sample_completions
@@ -137,9 +138,11 @@ class TextPPOTrainer:
 
         Raises:
             DataError: the reward function's answer has another shape.
+            ConfigError: a model that cannot be sampled as it is trained, see `ensure_agreement`.
             NumericalError: NaN or infinity in log-probabilities or reward; the message says where.
         """
         s, device = self.settings, self.lm.device
+        ensure_agreement(self.lm, self.prompts.ids, self.prompts.mask, s.max_new_tokens)
         n = len(self.prompts.ids)
         indices = torch.randint(n, (s.batch_size,), generator=self.generator, device=device)
         rows = indices.to(self.prompts.ids.device)

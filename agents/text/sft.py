@@ -18,6 +18,7 @@ import torch
 from rlhf_gym.agents.text.losses import sft_loss
 from rlhf_gym.agents.text.optimiser import Optimiser, require_finite
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.language.agreement import ensure_agreement
 from rlhf_gym.language.batches import TokenBatch, cut_left, encode_texts
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
@@ -188,6 +189,7 @@ class SFTTrainer:
 
         Raises:
             DataError: an example that this model could not have written.
+            ConfigError: a model that cannot be sampled as it is trained, see `ensure_agreement`.
             NumericalError: the loss or the gradient is not finite; the message says which.
         """
         size = self.settings.batch_size
@@ -198,6 +200,8 @@ class SFTTrainer:
             order = rng.permutation(len(data)).tolist()
             for start in range(0, len(data), size):
                 batch = data.batch(self.lm, order[start : start + size])
+                n_columns = max(batch.completion_ids.shape[1], 1)
+                ensure_agreement(self.lm, batch.prompt_ids, batch.prompt_mask, n_columns)
                 self.optimiser.zero_grad()
                 losses.append(self.backward(batch))
                 counts.append(int(batch.lengths.sum()))

@@ -48,11 +48,11 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # trans
         """Tokens held so far."""
         return self._length
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the given rows."""
         if self._buffers is not None:
             keys, values = self._buffers
-            self._buffers = keys[indices], values[indices]
+            self._buffers = keys[beam_idx], values[beam_idx]
             self._expose()
 
     def _expose(self) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,9 @@ def make_cache(model: Any, capacity: int) -> DynamicCache:
 
 
 def select_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """Keep the given rows of every layer, in place."""
-    layers: list[Any] = cache.layers
-    for layer in layers:
-        layer.batch_select_indices(rows)
+    """Keep the rows where the (b,) bool is True of every layer, in place.
+
+    By reordering, since that is what every kind of layer can do: `batch_select_indices` lacks in
+    layers with a recurrent state, and in those with attention beside it forgets the state.
+    """
+    cache.reorder_cache(rows.nonzero()[:, 0])  # type: ignore[arg-type]  # annotated as LongTensor

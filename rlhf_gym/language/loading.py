@@ -14,9 +14,44 @@ from transformers.utils import logging
 
 from rlhf_gym.errors import ConfigError, UnknownNameError
 
-__all__ = ["load_causal_lm", "quiet", "refuse_kernels", "sampling_notes"]
+__all__ = [
+    "load_causal_lm",
+    "quiet",
+    "refuse_adapters_and_quantised",
+    "refuse_kernels",
+    "sampling_notes",
+]
 
 _HEADS = ("ForCausalLM", "LMHeadModel", "LMHead")
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "top_h": None,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": None,
+    "num_beams": 1,
+    "penalty_alpha": 0.0,
+    "stop_strings": None,
+    "watermarking_config": None,
+}
+"""Of a generation config, what changes what `generate` writes, and the value that does not."""
 
 
 def load_causal_lm(name_or_path: str, dtype: torch.dtype | Literal["auto"]) -> Any:
@@ -85,18 +120,38 @@ def sampling_notes(model: Any) -> tuple[str, ...]:
     own = getattr(model, "generation_config", None)
     if own is None:
         return ()
-    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    found = {name: getattr(own, name, None) for name in neutral}
     # transformers leaves top_k at 50 where nobody chose it: that is its default, not the model's.
     chosen = {
         name: value
-        for name, value in found.items()
-        if value is not None and value != neutral[name] and (name, value) != ("top_k", 50)
+        for name, neutral in _WITHOUT_EFFECT.items()
+        if (value := getattr(own, name, None)) not in (None, neutral)
+        and (name, value) != ("top_k", 50)
     }
     if not chosen:
         return ()
     text = ", ".join(f"{name}={value}" for name, value in chosen.items())
     return (f"the model's generation_config ({text}) is ignored: only our settings count",)
+
+
+def refuse_adapters_and_quantised(model: Any) -> None:
+    """Weights that a gradient or a checkpoint would pass by.
+
+    Raises:
+        ConfigError: the model has adapters, or weights that are no floating-point numbers.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
+        raise ConfigError(
+            f"{type(model).__name__} has adapters (PEFT), which are not trained or saved here: "
+            "merge them first (`model = model.merge_and_unload()`), and train a few blocks by "
+            "`num_layers_unfrozen` where memory is short."
+        )
+    whole = [n for n, p in model.named_parameters() if not p.is_floating_point()]
+    if getattr(model, "hf_quantizer", None) is not None or whole:
+        raise ConfigError(
+            f"{type(model).__name__} is quantised"
+            f"{f' (`{whole[0]}` holds whole numbers)' if whole else ''}, and such weights take no "
+            "gradient; load it without a `quantization_config`, or call `model.dequantize()`."
+        )
 
 
 def _read_config(name_or_path: str) -> Any:

@@ -12,7 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 
 from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.language.batches import TokenBatch
-from rlhf_gym.language.loading import load_causal_lm, quiet, sampling_notes
+from rlhf_gym.language.loading import (
+    load_causal_lm,
+    quiet,
+    refuse_adapters_and_quantised,
+    sampling_notes,
+)
+from rlhf_gym.language.serving import SERVINGS, Serving
 from rlhf_gym.language.tokenizers import ready_tokenizer
 
 __all__ = ["LanguageModel", "ValueHead"]
@@ -28,7 +34,8 @@ class LanguageModel:
         notes: What the one who loaded it should tell, once.
 
     Raises:
-        ConfigError: not a causal LM, a tokenizer without EOS, or more tokens than embeddings.
+        ConfigError: not a causal LM, one with adapters or quantised weights, a tokenizer without
+            EOS, or more tokens than embeddings.
     """
 
     model: Any
@@ -37,8 +44,14 @@ class LanguageModel:
     """What was repaired, or is ignored, about a foreign model; for the caller to log once."""
     forbidden: Tensor
     """(V,) bool: ids that are never sampled: PAD, BOS, and ids without a token."""
+    serving: Serving
+    """How the forward pass is called; `ensure_agreement` finds what this model can be trusted with.
+    A copy of the model inherits it."""
+    agreed: bool
+    """Whether `ensure_agreement` has compared sampler, scorer and a plain forward pass."""
 
     def __init__(self, model: Any, tokenizer: Any, *, notes: tuple[str, ...] = ()) -> None:
+        refuse_adapters_and_quantised(model)
         if getattr(model.config, "is_encoder_decoder", False) or not _has_head(model):
             raise ConfigError(
                 f"{type(model).__name__} is no causal language model with a head; use a decoder "
@@ -59,13 +72,17 @@ class LanguageModel:
             )
         self.model = _without_dropout(model)
         self.tokenizer: Any = ready
-        self.notes = notes
+        self.notes = (*notes, *sampling_notes(model))
         forbidden = torch.arange(rows) >= len(ready)
         forbidden[self.pad_id] = True
         if self.bos_id is not None and self.bos_id != self.eos_id:
             forbidden[self.bos_id] = True
         self.forbidden = forbidden.to(self.device)
-        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        arguments = inspect.signature(model.forward).parameters
+        self.keeps_logits = "logits_to_keep" in arguments
+        has_state = "cache_params" in arguments and "past_key_values" not in arguments
+        self.cache_argument = "cache_params" if has_state else "past_key_values"
+        self.serving, self.agreed = SERVINGS[0], False
 
     @property
     def pad_id(self) -> int:
@@ -97,7 +114,7 @@ class LanguageModel:
     def max_length(self) -> int | None:
         """Positions the model knows, prompt and completion together; None: no limit stated."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        return None if limit is None or limit < 1 else int(limit)
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +197,7 @@ class LanguageModel:
         with quiet():
             model = load_causal_lm(name_or_path, dtype)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-        return cls(model.to(device), tokenizer, notes=sampling_notes(model))
+        return cls(model.to(device), tokenizer)
 
     @classmethod
     def tiny(

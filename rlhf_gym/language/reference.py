@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.language.agreement import ensure_agreement
 from rlhf_gym.language.batches import TokenBatch
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
@@ -24,6 +25,7 @@ class ReferenceModel:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
+        self._is_checked = False  # of itself: a head of zeros never says anything
 
     @torch.no_grad()
     def completion_logprobs(
@@ -35,7 +37,14 @@ class ReferenceModel:
             batch: B prompts and completions.
             temperature: The policy's: both are compared as they are sampled.
             micro_batch: Rows at a time; None takes all at once.
+
+        Raises:
+            ConfigError: a model that cannot be sampled as it is scored, see `ensure_agreement`.
         """
+        if not self._is_checked and batch.completion_ids.shape[1]:
+            n_new = batch.completion_ids.shape[1]
+            ensure_agreement(self.lm, batch.prompt_ids, batch.prompt_mask, n_new)
+            self._is_checked = True
         size = micro_batch or max(len(batch), 1)
         parts = [
             completion_scores(
@@ -68,7 +77,8 @@ def reference_of(lm: LanguageModel, num_layers_unfrozen: int | None = None) -> R
     model = copy.deepcopy(lm.model, memo)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    frozen = LanguageModel(model, lm.tokenizer, notes=lm.notes)
+    frozen = LanguageModel(model, lm.tokenizer)
+    frozen.notes, frozen.serving, frozen.agreed = lm.notes, lm.serving, lm.agreed
     return ReferenceModel(frozen)
 
 

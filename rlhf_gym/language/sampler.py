@@ -9,6 +9,7 @@ shows as a negative KL (TRL issues 235, 6789); such options are refused here, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from rlhf_gym.language.batches import TokenBatch, positions_of
 from rlhf_gym.language.cache import make_cache, select_rows
 from rlhf_gym.language.models import LanguageModel, ValueHead
 from rlhf_gym.language.scores import allowed_logits, entropy_of
+from rlhf_gym.language.serving import row_groups, without_dropout
 
 __all__ = ["Sampled", "SamplingSettings", "sample_completions"]
 
@@ -87,6 +89,7 @@ def sample_completions(
     value_head: ValueHead | None = None,
     want_entropy: bool = False,
     greedy: bool = False,
+    row_limits: Tensor | None = None,
 ) -> Sampled:
     """Write one completion per prompt; a row ends with EOS or after `max_new_tokens`.
 
@@ -104,6 +107,7 @@ def sample_completions(
         value_head: Values are returned where it is given.
         want_entropy: Whether to return the entropies too.
         greedy: Take the most likely token. For evaluation only: nothing may be trained on it.
+        row_limits: (B,) int64, at least 1: tokens after which a row ends even before T.
 
     Raises:
         ConfigError: the temperature is not above 0, or T below 1.
@@ -111,51 +115,82 @@ def sample_completions(
         NumericalError: the model's logits are not finite.
     """
     _check(lm, prompt_mask, max_new_tokens)
-    n_rows = len(prompt_ids)
-    device = lm.device
+    n_rows, device = len(prompt_ids), lm.device
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     uniforms = torch.rand(
         (n_rows, max_new_tokens), dtype=torch.float64, generator=generator, device=generator.device
     ).to(device)
-    shape = (n_rows, max_new_tokens)
-    ids = torch.full(shape, lm.pad_id, dtype=torch.int64, device=device)
-    logprobs, values, entropies = (torch.zeros(shape, device=device) for _ in range(3))
-    written = torch.zeros(shape, dtype=torch.bool, device=device)
-
-    stepper = _Stepper(lm, prompt_ids, prompt_mask, max_new_tokens, value_head is not None)
-    rows = torch.arange(n_rows, device=device)  # (b,) what is still computed
-    alive = torch.ones_like(rows, dtype=torch.bool)  # (b,) what is still written
-    for t in range(max_new_tokens if n_rows else 0):
-        logits, hidden = stepper.logits()
-        logits = allowed_logits(lm, logits, temperature)  # (b, V)
-        logp = logits.log_softmax(-1)
-        probs = logp.exp()
-        token = logits.argmax(-1) if greedy else _invert(probs, uniforms[rows, t])  # (b,)
-        here = rows[alive]
-        ids[here, t] = token[alive]
-        written[here, t] = True
-        logprobs[here, t] = logp.gather(-1, token[:, None])[alive, 0]
-        if value_head is not None:
-            values[here, t] = value_head(hidden)[alive]
-        if want_entropy:
-            entropies[here, t] = entropy_of(logp, probs)[alive]
-        alive = alive & (token != lm.eos_id)
-        n_alive = int(alive.sum())
-        if n_alive == 0:
-            break
-        if n_alive <= _COMPACT_BELOW * len(rows):
-            rows, token = rows[alive], token[alive]
-            stepper.keep(alive)
-            alive = alive[alive]
-        stepper.append(token)
-    _require_finite(logprobs)
-    batch = TokenBatch(prompt_ids, prompt_mask, ids, written, lm.pad_id, lm.eos_id)
+    pages = _Pages(lm, uniforms, row_limits, temperature, value_head, want_entropy, greedy)
+    for rows, n_padding in row_groups(lm.serving, prompt_mask) if n_rows else []:
+        ids, mask = prompt_ids[rows, n_padding:], prompt_mask[rows, n_padding:]
+        pages.write(rows, _Stepper(lm, ids, mask, max_new_tokens, value_head is not None))
+    _require_finite(pages.logprobs)
+    batch = TokenBatch(prompt_ids, prompt_mask, pages.ids, pages.written, lm.pad_id, lm.eos_id)
     return Sampled(
         batch,
-        logprobs,
-        values if value_head is not None else None,
-        entropies if want_entropy else None,
+        pages.logprobs,
+        pages.values if value_head is not None else None,
+        pages.entropies if want_entropy else None,
     )
+
+
+class _Pages:
+    """What is being written: all rows' tokens, and what the model said of them."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        uniforms: Tensor,
+        row_limits: Tensor | None,
+        temperature: float,
+        value_head: ValueHead | None,
+        want_entropy: bool,
+        greedy: bool,
+    ) -> None:
+        self._lm, self._uniforms, self._limits = lm, uniforms, row_limits
+        self._temperature, self._greedy = temperature, greedy
+        self._value_head, self._want_entropy = value_head, want_entropy
+        shape, device = uniforms.shape, lm.device
+        self.ids = torch.full(shape, lm.pad_id, dtype=torch.int64, device=device)
+        self.logprobs, self.values, self.entropies = (
+            torch.zeros(shape, device=device) for _ in range(3)
+        )
+        self.written = torch.zeros(shape, dtype=torch.bool, device=device)
+
+    def write(self, rows: Tensor, stepper: _Stepper) -> None:
+        """Complete some rows, (b,) int64, whose prompts the stepper was given."""
+        alive = torch.ones_like(rows, dtype=torch.bool)  # (b,) what is still written
+        for t in range(self.ids.shape[1]):
+            token = self._write_column(rows, alive, t, *stepper.logits())
+            alive = alive & (token != self._lm.eos_id)
+            if self._limits is not None:
+                alive = alive & (t + 1 < self._limits[rows])
+            n_alive = int(alive.sum())
+            if n_alive == 0:
+                break
+            if n_alive <= _COMPACT_BELOW * len(rows):
+                rows, token = rows[alive], token[alive]
+                stepper.keep(alive)
+                alive = alive[alive]
+            stepper.append(token)
+
+    def _write_column(
+        self, rows: Tensor, alive: Tensor, t: int, logits: Tensor, hidden: Tensor
+    ) -> Tensor:
+        """The (b,) tokens chosen; noted where the row still lives."""
+        logits = allowed_logits(self._lm, logits, self._temperature)  # (b, V)
+        logp = logits.log_softmax(-1)
+        probs = logp.exp()
+        token = logits.argmax(-1) if self._greedy else _invert(probs, self._uniforms[rows, t])
+        here = rows[alive]
+        self.ids[here, t] = token[alive]
+        self.written[here, t] = True
+        self.logprobs[here, t] = logp.gather(-1, token[:, None])[alive, 0]
+        if self._value_head is not None:
+            self.values[here, t] = self._value_head(hidden)[alive]
+        if self._want_entropy:
+            self.entropies[here, t] = entropy_of(logp, probs)[alive]
+        return token
 
 
 class _Stepper:
@@ -166,7 +201,7 @@ class _Stepper:
     ) -> None:
         n_rows, n_prompt = ids.shape
         self._lm = lm
-        self._cache = make_cache(lm.model, n_prompt + n_new)
+        self._cache = make_cache(lm.model, n_prompt + n_new) if lm.serving.caches else None
         self._input, self._n_seen = ids, n_prompt
         # What is written is real: the mask is known in advance, and cut to what has been seen.
         self._mask = torch.cat([mask, mask.new_ones(n_rows, n_new)], dim=1)  # (b, P + T)
@@ -181,28 +216,39 @@ class _Stepper:
             head = self._lm.model.get_output_embeddings()
             hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
-            output = self._lm.model(
-                input_ids=self._input,
-                attention_mask=self._mask[:, : self._n_seen],
-                position_ids=self._positions[:, self._n_seen - self._input.shape[1] : self._n_seen],
-                past_key_values=self._cache,
-                use_cache=True,
-                **({"logits_to_keep": 1} if self._lm.keeps_logits else {}),
-            )
+            with without_dropout(self._lm.model):
+                output = self._lm.model(input_ids=self._input, **self._options())
         finally:
             if hook is not None:
                 hook.remove()
         logits: Tensor = output.logits[:, -1]
         return logits, caught[0][:, -1] if caught else logits
 
+    def _options(self) -> dict[str, Any]:
+        lm = self._lm
+        options: dict[str, Any] = {"use_cache": lm.serving.caches}
+        if lm.serving.pads:
+            first = self._n_seen - self._input.shape[1]
+            options["attention_mask"] = self._mask[:, : self._n_seen]
+            options["position_ids"] = self._positions[:, first : self._n_seen]
+        if self._cache is not None:
+            options[lm.cache_argument] = self._cache
+        if lm.keeps_logits:
+            options["logits_to_keep"] = 1
+        return options
+
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Go on with the rows where the (b,) bool is True only."""
         self._mask, self._positions = self._mask[rows], self._positions[rows]
-        select_rows(self._cache, rows)
+        if self._cache is None:
+            self._input = self._input[rows]
+        else:
+            select_rows(self._cache, rows)
 
     def append(self, token: Tensor) -> None:
         """The (b,) tokens that the next step reads."""
-        self._input = token[:, None]
+        column = token[:, None]
+        self._input = column if self._cache is not None else torch.cat([self._input, column], 1)
         self._n_seen += 1
 
 

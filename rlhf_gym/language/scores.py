@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.language.batches import TokenBatch
 from rlhf_gym.language.models import LanguageModel, ValueHead
+from rlhf_gym.language.serving import row_groups, without_dropout
 
 __all__ = [
     "CompletionScores",
@@ -146,23 +147,38 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (B, n, V) of the last n positions and, on wish, the hidden states (B, n, H) there.
 
-    The hidden states are the head's own input, whatever the architecture does around it.
+    The hidden states are the head's own input, whatever the architecture does around it. What
+    comes out in the padding is arbitrary.
     """
+    if lm.serving.pads or len(input_ids) == 0:
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return _called(lm, input_ids, n_last, want_hidden, inputs)
+    groups = row_groups(lm.serving, attention_mask)
+    parts = [_called(lm, input_ids[rows, n:], n_last, want_hidden, {}) for rows, n in groups]
+    logits = _joined(groups, [part for part, _ in parts], n_last)
+    hidden = [part for _, part in parts if part is not None]
+    return logits, _joined(groups, hidden, n_last) if want_hidden else None
+
+
+def _called(
+    lm: LanguageModel, ids: Tensor, n_last: int, want_hidden: bool, inputs: dict[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
     caught: list[Tensor] = []
     head = lm.model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     try:
         options = {"logits_to_keep": n_last} if lm.keeps_logits else {}
-        output = lm.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            **options,
-        )
+        with without_dropout(lm.model):
+            output = lm.model(input_ids=ids, use_cache=False, **inputs, **options)
     finally:
         hook.remove()
     return output.logits[:, -n_last:], caught[0][:, -n_last:] if want_hidden else None
+
+
+def _joined(groups: list[tuple[Tensor, int]], parts: list[Tensor], width: int) -> Tensor:
+    """(B, width, ...) in the rows' order, of the groups' (b, l, ...), l at most `width`."""
+    padded = [nn.functional.pad(part, (0, 0, width - part.shape[1], 0)) for part in parts]
+    return torch.cat(padded)[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
 def hidden_states(lm: LanguageModel, batch: TokenBatch) -> Tensor:
@@ -170,11 +186,13 @@ def hidden_states(lm: LanguageModel, batch: TokenBatch) -> Tensor:
 
     For heads of one's own, such as a reward model's; the vocabulary's logits are not computed.
     """
-    output = lm.model.base_model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    )
-    states: Tensor = output.last_hidden_state
-    return states
+    trunk = lm.model.base_model
+    ids, mask = batch.input_ids, batch.attention_mask
+    with without_dropout(trunk):
+        if lm.serving.pads or len(batch) == 0:
+            inputs = {"attention_mask": mask, "position_ids": batch.position_ids}
+            states: Tensor = trunk(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+            return states
+        groups = row_groups(lm.serving, mask)
+        parts = [trunk(input_ids=ids[rows, n:], use_cache=False) for rows, n in groups]
+    return _joined(groups, [part.last_hidden_state for part in parts], ids.shape[1])
