@@ -54,3 +54,91 @@ def test_a_tied_parameter_is_moved_once_at_the_first_modules_rate() -> None:
     first(torch.ones(1, 1)).sum().backward()
     optimiser.step()
     assert first.weight.item() == pytest.approx(before - 0.1, abs=1e-6)
+
+
+def test_a_bfloat16_weight_moves_by_steps_too_small_for_it() -> None:
+    # With a constant gradient each of Adam's steps is the learning rate long: 5,000 of 1e-6 are
+    # 0.005. Next below 1, bfloat16 has steps of 2^-8 = 0.0039.
+    layer = torch.nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    torch.nn.init.ones_(layer.weight)
+    optimiser = Optimiser([layer], learning_rate=1e-6, eps=1e-12, max_grad_norm=1.0)
+    for _ in range(5000):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        optimiser.step()
+    (master,) = optimiser.masters
+    # float32's steps there are 6e-8: a step of 1e-6 is rounded by up to 3 %, of 0.005 altogether.
+    assert master.item() == pytest.approx(0.995, abs=1.5e-4)
+    assert layer.weight.item() == torch.tensor(0.995).bfloat16().item() == 1 - 2**-8
+    assert all(optimiser.adam.state[master][n].dtype == torch.float32 for n in ("exp_avg_sq",))
+
+
+def test_float32_parameters_are_their_own_masters() -> None:
+    layer = torch.nn.Linear(2, 1)
+    optimiser = Optimiser([layer], 0.1, 1e-8, 1.0)
+    assert all(m is p for m, p in zip(optimiser.masters, layer.parameters(), strict=True))
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    assert {name.split(".")[1] for name in optimiser.state_tensors()} == {
+        "exp_avg",
+        "exp_avg_sq",
+        "step",
+    }
+
+
+def test_what_somebody_writes_into_a_rounded_weight_counts() -> None:
+    layer = torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)
+    optimiser = Optimiser([layer], 1e-6, 1e-8, 1.0)
+    torch.nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        optimiser.masters[0].copy_(torch.tensor([[1.0001, 1.0001]]))  # rounds to 1
+        layer.weight[0, 1] = 3.0
+    layer.weight.grad = torch.ones_like(layer.weight)
+    optimiser.step(remaining=0.0)
+    assert optimiser.masters[0][0].tolist() == pytest.approx([1.0001, 3.0], abs=1e-6)
+
+
+def _trained(steps: int, optimiser: Optimiser, layer: torch.nn.Linear) -> None:
+    generator = torch.Generator().manual_seed(steps)
+    for _ in range(steps):
+        layer.weight.grad = torch.randn(layer.weight.shape, generator=generator).bfloat16()
+        optimiser.step()
+
+
+def _half(seed: int = 0) -> tuple[Optimiser, torch.nn.Linear]:
+    layer = torch.nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
+    torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(seed))
+    return Optimiser([layer], 1e-5, 1e-8, 1.0), layer
+
+
+def test_masters_go_on_bit_for_bit_from_what_was_saved() -> None:
+    straight, layer = _half()
+    _trained(30, straight, layer)
+    saved = {name: t.clone() for name, t in straight.state_tensors().items()}
+    weight = layer.weight.detach().clone()
+    _trained(7, straight, layer)
+    resumed, again = _half(seed=1)
+    _trained(3, resumed, again)  # whatever it was before
+    with torch.no_grad():
+        again.weight.copy_(weight)
+    resumed.load_state_tensors(saved)
+    _trained(7, resumed, again)
+    assert torch.equal(again.weight, layer.weight)
+    assert torch.equal(resumed.masters[0], straight.masters[0])
+    assert bool((straight.masters[0] != layer.weight).any())
+
+
+def test_a_state_of_another_precision_is_refused() -> None:
+    half, layer = _half()
+    _trained(1, half, layer)
+    single = Optimiser([torch.nn.Linear(16, 16, bias=False)], 1e-5, 1e-8, 1.0)
+    with pytest.raises(ConfigError, match="masters of 1 parameters, this model needs 0"):
+        single.load_state_tensors(half.state_tensors())
+    single.adam.param_groups[0]["params"][0].grad = torch.ones(16, 16)
+    single.step()
+    with pytest.raises(ConfigError, match="masters of 0 parameters, this model needs 1"):
+        half.load_state_tensors(single.state_tensors())
+
+
+def test_float16_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"`weight` is torch\.float16.*torch\.bfloat16"):
+        Optimiser([torch.nn.Linear(1, 1, bias=False, dtype=torch.float16)], 0.1, 1e-8, 1.0)
