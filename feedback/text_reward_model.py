@@ -33,7 +33,12 @@ from rlhf_gym.feedback.text_data import (
     pack_right,
     pair_table,
 )
-from rlhf_gym.feedback.text_reward_training import TextFitOutcome, TextRewardNet, fit_texts
+from rlhf_gym.feedback.text_reward_training import (
+    TextFitOutcome,
+    TextRewardNet,
+    fit_texts,
+    require_agreement,
+)
 from rlhf_gym.feedback.text_settings import TextRewardSettings
 from rlhf_gym.files import write_text
 from rlhf_gym.language.batches import TokenBatch
@@ -70,9 +75,10 @@ class TextFitReport(FitReport):
 class TextRewardModel:
     """Scores completions of prompts, fitted to preferences by Bradley-Terry.
 
-    The trunk is a copy of a language model's; it reads text with that model's tokenizer, whatever
-    tokenizer wrote the text. Scores are normalised to mean 0 and deviation 1 over a reference set
-    at the end of each fit, and frozen until the next (Ziegler et al. 2019, section 2.2).
+    The trunk is a copy of a language model's, in float32; it reads text with that model's
+    tokenizer, whatever tokenizer wrote the text. Scores are normalised to mean 0 and deviation 1
+    over a reference set at the end of each fit, and frozen until the next (Ziegler et al. 2019,
+    section 2.2).
 
     Args:
         lm: A policy after SFT, or a tiny model of its own (`LanguageModel.tiny`). Not changed.
@@ -96,7 +102,8 @@ class TextRewardModel:
             )
         self.tokenizer = lm.tokenizer
         self.pad_id, self.eos_id, self.vocab_size = lm.pad_id, lm.eos_id, lm.vocab_size
-        trunk = copy.deepcopy(lm.model.base_model)
+        # Its own copy, so in float32: in bfloat16 most weights would not move (`Optimiser`).
+        trunk = copy.deepcopy(lm.model.base_model).float()
         for parameter in trunk.parameters():  # a shared reference has its trunk frozen
             parameter.requires_grad_(True)
         self.net = TextRewardNet(trunk, lm.hidden_size, s.n_members, seed).to(lm.device)
@@ -221,6 +228,7 @@ class TextRewardModel:
             started: When the fit began, by `time.perf_counter`; None: now.
         """
         started = time.perf_counter() if started is None else started
+        require_agreement(self.net, table.texts, self.pad_id)
         heldout = self._heldout(table)
         weights = member_weights(
             table.query_ids, self.settings.n_members, heldout, bootstrap=self.settings.bootstrap

@@ -17,13 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_gym.data import Array
-from rlhf_gym.errors import NumericalError
+from rlhf_gym.errors import ConfigError, NumericalError
 from rlhf_gym.feedback.bradley_terry import preference_log_probs, preference_loss
 from rlhf_gym.feedback.text_data import EncodedTexts, PairTable
 from rlhf_gym.feedback.text_settings import TextRewardSettings
 from rlhf_gym.language.batches import by_length
+from rlhf_gym.language.serving import without_dropout
 
-__all__ = ["TextFitOutcome", "TextRewardNet", "fit_texts", "minibatches", "pair_losses"]
+__all__ = [
+    "TextFitOutcome",
+    "TextRewardNet",
+    "fit_texts",
+    "minibatches",
+    "pair_losses",
+    "require_agreement",
+]
+
+_MOST_APART = 1e-3
 
 
 class TextRewardNet(nn.Module):
@@ -58,7 +68,8 @@ class TextRewardNet(nn.Module):
         Returns:
             (E, B) float32, not normalised.
         """
-        hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, H)
+        with without_dropout(self.trunk):
+            hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, H)
         final = hidden[torch.arange(len(ids), device=ids.device), last]  # (B, H)
         scores: Tensor = self.heads(final.to(self.heads.weight.dtype)).float().T  # (E, B)
         return scores
@@ -94,6 +105,32 @@ class TextRewardNet(nn.Module):
             part = last[group]
             scores[:, group] = self(ids[group, : int(part[-1]) + 1], part)
         return _finite(scores)
+
+
+@torch.no_grad()
+def require_agreement(net: TextRewardNet, texts: EncodedTexts, pad_id: int) -> None:
+    """Stop where a text's score depends on the padding behind it or on the rows beside it.
+
+    Up to 4 texts, the shortest and the longest among them, are scored together and alone.
+
+    Raises:
+        ConfigError: a score differs by more than 0.001, or a thousandth of the largest; as a rule
+            the trunk is not causal.
+    """
+    lengths = torch.tensor([len(row) for row in texts.rows])
+    places = torch.linspace(0, len(lengths) - 1, min(4, len(lengths))).round().long()
+    which = lengths.argsort(stable=True)[places].tolist()
+    device = net.heads.weight.device
+    ids, last = texts.padded(which, pad_id)
+    together = net(ids.to(device), last.to(device))  # (E, m)
+    alone = torch.cat([net.score_some(texts, [index], pad_id) for index in which], dim=1)  # (E, m)
+    gap = float((together - alone).abs().max())
+    if gap > _MOST_APART * max(1.0, float(alone.abs().max())):
+        raise ConfigError(
+            f"the reward model's {type(net.trunk).__name__} scores a text by {gap:.3g} differently "
+            f"alone and padded beside longer ones (at most {_MOST_APART} is accepted); use a "
+            "causal decoder, whose states have seen nothing behind them."
+        )
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,9 @@ def test_masters_move_as_float32_weights_do(algorithm: str) -> None:
             trainer = ppo(dtype) if algorithm == "ppo" else dpo(dtype)
             trainer.train()
         moves.append(moved(trainer, tiny(torch.float32)))
-        trained.append(torch.cat([p.detach().float().flatten() for p in trainer.lm.model.parameters()]))
+        trained.append(
+            torch.cat([p.detach().float().flatten() for p in trainer.lm.model.parameters()])
+        )
     half, single = moves
     # Tokens that no text holds have no gradient but the head's, which is tied: all weights move.
     assert float((half != 0).float().mean()) > 0.95
@@ -108,9 +110,7 @@ def test_a_run_in_bfloat16_goes_on_bit_for_bit(make: type, tmp_path: Path) -> No
     resumed.train(2)
     for one, two in zip(straight.optimiser.masters, resumed.optimiser.masters, strict=True):
         assert torch.equal(one, two)
-    for one, two in zip(
-        straight.lm.model.parameters(), resumed.lm.model.parameters(), strict=True
-    ):
+    for one, two in zip(straight.lm.model.parameters(), resumed.lm.model.parameters(), strict=True):
         assert one.dtype == torch.bfloat16 and torch.equal(one, two)
 
 

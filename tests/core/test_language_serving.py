@@ -27,7 +27,7 @@ LLAMA = {
     **IDS,
 }
 GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 16, "resid_pdrop": 0.5, **IDS}
-# OPT's layers call dropout as a function, which no `nn.Dropout` of theirs could be switched off for.
+# OPT's layers call dropout as a function: there is no `nn.Dropout` to switch off.
 OPT = {**LLAMA, "ffn_dim": 16, "word_embed_proj_dim": 16, "dropout": 0.5, "layerdrop": 0.5}
 BATCH = TokenBatch.from_lists([[1], [1, 3, 4]], [[3, 5, 2], [6, 2]], 0, 2)
 

@@ -8,10 +8,12 @@ import html
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from rlhf_gym import training
 from rlhf_gym.agents.text.agent_settings import TextAgentSettings
@@ -257,3 +259,19 @@ def test_options_that_cannot_work_are_refused(tmp_path, changes, message) -> Non
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         training.train(with_(**changes), tmp_path / "never", quiet=True)
     assert not (tmp_path / "never").exists()
+
+
+def test_a_model_that_cannot_be_sampled_as_trained_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = LlamaForCausalLM.forward
+
+    def looks_ahead(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = stock(self, *args, **kwargs)
+        output.logits = output.logits + 50 * output.logits.mean(1, keepdim=True)
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", looks_ahead)
+    with pytest.raises(ConfigError, match="LlamaForCausalLM would be trained on another"):
+        training.train(SMALL, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

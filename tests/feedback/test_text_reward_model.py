@@ -372,3 +372,38 @@ def test_hard_answers_on_an_enumerable_task_reach_the_bayes_ceiling() -> None:
     ranks = rankdata(reward)
     attainable = math.sqrt(12 * ranks.var() / (364**2 - 1))
     assert spearmanr(score, reward)[0] > 0.98 * attainable
+
+
+def test_a_trunk_that_sees_the_padding_behind_a_text_is_refused() -> None:
+    model = make_model()
+    trunk = model.net.trunk
+
+    def averaged(module, args, output):  # as if every state had seen all columns
+        output.last_hidden_state = output.last_hidden_state.mean(1, keepdim=True).expand_as(
+            output.last_hidden_state
+        )
+        return output
+
+    hook = trunk.register_forward_hook(averaged)
+    with pytest.raises(ConfigError, match=r"LlamaModel scores a text by .* alone and padded"):
+        model.fit(make_preferences(40), np.random.default_rng(0))
+    hook.remove()
+    model.fit(make_preferences(40), np.random.default_rng(0))
+
+
+def test_the_trunk_of_a_bfloat16_policy_learns_in_float32_and_comes_back(tmp_path: Path) -> None:
+    lm = make_lm()
+    lm.model.to(torch.bfloat16)
+    model = make_model(lm)
+    before = [p.detach().clone() for p in model.net.parameters()]
+    model.fit(make_preferences(40), np.random.default_rng(0))
+    assert all(p.dtype == torch.float32 for p in model.net.parameters())
+    assert all(p.dtype == torch.bfloat16 for p in lm.model.parameters())
+    moved = torch.cat(
+        [(p != b).flatten() for p, b in zip(model.net.parameters(), before, strict=True)]
+    )
+    assert float(moved.float().mean()) > 0.9
+    model.save(tmp_path)
+    back = TextRewardModel.from_folder(tmp_path)
+    for one, two in zip(model.net.parameters(), back.net.parameters(), strict=True):
+        assert torch.equal(one, two)
