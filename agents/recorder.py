@@ -17,12 +17,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.agents.picture_ring import PictureRing
 from rlhf_gym.data import Array, Clip, RewardBatch
+from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.envs.hide_reward import HideReward
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.info_keys import PICTURE, SIM_STATE, TRUE_REWARD
 from rlhf_gym.envs.moving_scales import UnstableScaleWarning
 from rlhf_gym.envs.reward_substitution import executed_action
-from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
+from rlhf_gym.errors import ConfigError, DataError, NotHiddenError
 
 __all__ = ["Recorder", "find_recorder"]
 
@@ -33,8 +34,12 @@ class Recorder(VecEnvWrapper):
     Simulator states and pictures are kept with them where the envs put them into their infos
     (`SimStateInfo`, `PictureInfo`). The pictures have a bound of their own, 1 GiB.
 
+    Under VecNormalize observations must be float32 or float64, as `make_preference_ready` makes
+    them: SB3's rollout buffer has the space's dtype. `SubstituteReward` refuses others.
+
     Args:
-        venv: The vectorised env, hidden (`hide_reward`), not yet normalised.
+        venv: The vectorised env, hidden (`hide_reward`), not yet normalised, with the env's own
+            box of actions (`scale_actions` goes above).
         context_id: Written into every clip; the env id.
         n_steps: Steps per env to keep, fewer where the bound does not allow them.
         min_steps: The fewest to keep, at least one rollout; None insists on `n_steps`.
@@ -121,7 +126,7 @@ class Recorder(VecEnvWrapper):
     def reset(self) -> Any:
         """Reset all envs; no clip will cross this point."""
         obs = self.venv.reset()
-        self._require_finite(obs)
+        self._check(obs)
         self.break_episodes()
         self._episode_steps[:] = 0
         infos = self.venv.unwrapped.reset_infos
@@ -153,7 +158,7 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Step, and record what happened."""
         obs, rewards, dones, infos = self.venv.step_wait()
-        self._require_finite(obs)
+        self._check(obs)
         self._saw_reward = self._saw_reward or bool(rewards.any())
         self._episode_steps += 1
         row = self.n_recorded % self.capacity
@@ -179,7 +184,7 @@ class Recorder(VecEnvWrapper):
 
     def _record_ends(self, row: int, dones: Array, infos: list[dict[str, Any]]) -> None:
         for env in np.flatnonzero(dones):
-            self._require_finite(infos[env]["terminal_observation"])
+            self._check(infos[env]["terminal_observation"], int(env))
             self._ring["next_obs"][row, env] = infos[env]["terminal_observation"]
             if self._n_state:
                 self._states[env] = self.venv.unwrapped.reset_infos[env][SIM_STATE]
@@ -189,15 +194,8 @@ class Recorder(VecEnvWrapper):
             self.early_ends.note(int(self._episode_steps[env]), truncated)
             self._episode_steps[env] = 0
 
-    def _require_finite(self, obs: Any) -> None:
-        """Stop before a NaN reaches the normaliser or the policy."""
-        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(obs))[0])
-            raise NumericalError(
-                f"{self.context_id} returned a non-finite observation (index {where}: env, then "
-                f"component) at recorded step {self.n_recorded}; nothing was trained on it. Check "
-                "the environment's dynamics there."
-            )
+    def _check(self, obs: Any, env: int | None = None) -> None:
+        check_observation(obs, self.context_id, f"at recorded step {self.n_recorded}", env)
 
     def rollout(self, n_steps: int) -> tuple[RewardBatch, Array, Array]:
         """The last `n_steps` of every env.

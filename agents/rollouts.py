@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from rlhf_gym.data import Array, Trajectory
+from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.errors import NumericalError
 
 __all__ = ["play_episodes"]
@@ -31,7 +32,7 @@ def play_episodes(
         context_id: Written into the trajectories.
 
     Raises:
-        NumericalError: a true reward is not finite.
+        NumericalError: a true reward is not finite, or float32 does not hold an observation.
     """
     seeds = seed.generate_state(n_episodes)
     trajectories: list[Trajectory] = []
@@ -53,12 +54,16 @@ def _play_wave(
     rewards: list[list[float]] = [[] for _ in envs]
     flags = [(False, False)] * len(envs)
     running = list(range(len(envs)))
+    for i in running:
+        check_observation(obs[i][0], context_id, "at the reset of an evaluation episode", i)
     while running:
         chosen = act(np.stack([obs[i][-1] for i in running]))
         for i, action in zip(running, chosen, strict=True):
             actions[i].append(np.array(action))
             next_obs, reward, terminated, truncated, _ = envs[i].step(action)
             obs[i].append(np.array(next_obs))
+            when = f"at step {len(rewards[i])} of an evaluation episode"
+            check_observation(obs[i][-1], context_id, when, i)
             rewards[i].append(float(reward))
             flags[i] = (terminated, truncated)
         running = [i for i in running if not any(flags[i])]

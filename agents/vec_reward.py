@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rlhf_gym.agents.relabel import check_hidden
 from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.reward_substitution import checked_rewards, executed_action
 from rlhf_gym.envs.stale_rewards import StaleRewards
@@ -21,11 +22,15 @@ __all__ = ["VecLearnedReward"]
 class VecLearnedReward(VecEnvWrapper):
     """Replace each step's reward by `reward_function`, in one forward for all envs.
 
-    Stands on the raw vectorised env, under VecNormalize. At an episode's end the reward is that of
-    the terminal observation, not of the next episode's first.
+    Stands on the raw vectorised env, under `scale_actions` and VecNormalize: the reward function
+    sees raw observations and executed actions. At an episode's end the reward is that of the
+    terminal observation, not of the next episode's first.
 
     A replay buffer keeps each step's reward from the day it was taken, whatever the reward function
     becomes later; where that happens there is one `StaleRewardWarning`.
+
+    Of observations that are whole numbers SB3's rollout buffer keeps no fractions: under
+    VecNormalize pass each env through `make_preference_ready` first, which makes them float32.
 
     Args:
         venv: A vectorised env, each env hidden (`hide_reward`), which keeps its true reward and
@@ -54,6 +59,7 @@ class VecLearnedReward(VecEnvWrapper):
         self._has_rewarded = False
         self.early_ends = EarlyEnds("this env", horizon, allowed=allow_variable_horizon)
         self._episode_steps = np.zeros(venv.num_envs, np.int64)
+        self._n_steps = 0
 
     @property
     def reward_function(self) -> RewardFunction:
@@ -71,6 +77,7 @@ class VecLearnedReward(VecEnvWrapper):
         self._stale.reset()
         obs = self.venv.reset()
         assert isinstance(obs, np.ndarray)
+        check_observation(obs, "this env", "at its reset")
         self._obs: Array = obs
         self._episode_steps[:] = 0
         return obs
@@ -85,7 +92,8 @@ class VecLearnedReward(VecEnvWrapper):
 
         Raises:
             DataError: the reward function returned a shape other than (n_envs, 1).
-            NumericalError: it returned NaN or infinity.
+            NumericalError: it returned NaN or infinity, or the env an observation that float32
+                does not hold.
         """
         obs, _, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
@@ -96,6 +104,9 @@ class VecLearnedReward(VecEnvWrapper):
             truncated = infos[env].get("TimeLimit.truncated", False)
             self.early_ends.note(int(self._episode_steps[env]), truncated)
             self._episode_steps[env] = 0
+        for observed in (obs, next_obs):  # the next episode's first one, and this episode's last
+            check_observation(observed, "this env", f"at step {self._n_steps}")
+        self._n_steps += 1
         batch = RewardBatch.from_steps(
             self._obs[:, None], self._actions[:, None], next_obs[:, None]
         )

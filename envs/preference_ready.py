@@ -12,8 +12,9 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 
 from rlhf_gym.config import is_whole
-from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space
+from rlhf_gym.envs.array_spaces import FlatObservation, check_action_space, refuse_images
 from rlhf_gym.envs.contract import ContractCheck
+from rlhf_gym.envs.float_observation import FloatObservation, holds_fractions
 from rlhf_gym.envs.info_keys import SIM_STATE
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError
@@ -108,11 +109,13 @@ def make_preference_ready(
        substitutes its reward warns of the first episode that ends early (`HorizonWarning`).
     2. Gymnasium's contract, checked at each reset and the first steps (`ContractCheck`).
     3. Observations that are arrays: a Dict or Tuple, nested or not, and Discrete, MultiDiscrete
-       and MultiBinary are flattened (`FlatObservation`); a Box is left as it is.
+       and MultiBinary are flattened (`FlatObservation`); a Box keeps its shape. They are float32
+       or float64: whole numbers, bool and other floats become float32 (`FloatObservation`).
     4. The simulator's state in `info["rlhf_gym.sim_state"]`, to render clips from later, where the
        env has one (a MuJoCo model, or the hook of `rlhf_gym.envs.sim_state`).
 
-    The reward is left alone: hide it with `hide_reward`.
+    The reward is left alone: hide it with `hide_reward`. So are the actions: an agent maps its own,
+    within [-1, 1], onto the env's box (`rlhf_gym.agents.scaled_actions`).
 
     Args:
         env: Any Gymnasium env.
@@ -126,7 +129,7 @@ def make_preference_ready(
     Raises:
         ConfigError: it is no single env; no horizon is known, it is no whole number of at least 1,
             or it contradicts the env's own; the keys are no list of strings, are not there, or
-            contradict an earlier choice; a space that clips cannot hold.
+            contradict an earlier choice; a space that clips cannot hold, or pictures.
     """
     if not isinstance(env, gym.Env):
         raise ConfigError(
@@ -139,7 +142,7 @@ def make_preference_ready(
     # Innermost of what is ours: an error that the others would trip over is named before.
     if not any(isinstance(layer, ContractCheck) for layer in wrapper_layers(env)):
         env = ContractCheck(env)
-    env = _with_horizon(_with_flat_observations(env, obs_keys), horizon)
+    env = _with_horizon(_with_floats(_with_flat_observations(env, obs_keys)), horizon)
     if any(isinstance(layer, SimStateInfo) for layer in wrapper_layers(env)):
         return env
     return SimStateInfo(env) if SimStateReader(env).supported else env
@@ -150,7 +153,10 @@ def _with_flat_observations(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> 
     if not flat:
         space = env.observation_space
         is_array = isinstance(space, spaces.Box) and np.size(space.low) > 0 < len(space.shape)
-        return env if is_array and not obs_keys else FlatObservation(env, obs_keys)
+        if not is_array or obs_keys:
+            return FlatObservation(env, obs_keys)
+        refuse_images(env, space)
+        return env
     if obs_keys and set(obs_keys) != set(flat[0].obs_keys):
         raise ConfigError(
             f"`obs_keys` is {list(obs_keys)}, but the observations of {env} were already flattened "
@@ -158,6 +164,12 @@ def _with_flat_observations(env: gym.Env[Any, Any], obs_keys: Sequence[str]) -> 
             "env with its Dict observations."
         )
     return env
+
+
+def _with_floats(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    space = env.observation_space
+    assert isinstance(space, spaces.Box)
+    return env if holds_fractions(space) else FloatObservation(env)
 
 
 def _with_horizon(env: gym.Env[Any, Any], horizon: int | None) -> gym.Env[Any, Any]:

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_gym.data import Array, RewardBatch
+from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.envs.hide_reward import RewardReplacer, copied
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.make import space_info
@@ -127,8 +128,8 @@ class LearnedRewardWrapper(RewardReplacer):
         """Reset the env and remember its first observation."""
         self._stale.reset()
         obs, info = self.env.reset(seed=seed, options=options)
-        self._obs = np.array(obs, dtype=np.float32)
         self._n_steps = 0
+        self._obs = self._as_floats(obs)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -136,15 +137,15 @@ class LearnedRewardWrapper(RewardReplacer):
 
         Raises:
             DataError: the reward function returned a shape other than (1, 1).
-            NumericalError: it returned NaN or infinity.
+            NumericalError: it returned NaN or infinity, or the env an observation that float32
+                does not hold.
         """
         if self._obs is None:
             raise gym.error.ResetNeeded("call `reset` before the first `step`.")
         executed = executed_action(action, self.env.action_space)
         next_obs, true_reward, terminated, truncated, info = self.env.step(action)
         self._keep_true_reward(true_reward, info)
-        # A copy: some envs write their next observation into the array they returned.
-        after = np.array(next_obs, dtype=np.float32)
+        after = self._as_floats(next_obs)
         reward = self._reward(self._obs, executed, after)
         self._obs = after
         self._n_steps += 1
@@ -152,6 +153,11 @@ class LearnedRewardWrapper(RewardReplacer):
             self.early_ends.note(self._n_steps, truncated=not terminated)
             next_obs, info = copied(next_obs), copied(info)
         return next_obs, reward, terminated, truncated, info
+
+    def _as_floats(self, obs: Any) -> Array:
+        """A copy: some envs write their next observation into the array they returned."""
+        check_observation(obs, self.early_ends.env_id, f"at step {self._n_steps}", 0)
+        return np.array(obs, dtype=np.float32)
 
     def _reward(self, obs: Array, action: Array, next_obs: Array) -> float:
         batch = RewardBatch.from_steps(obs[None, None], action[None, None], next_obs[None, None])

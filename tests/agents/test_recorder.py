@@ -146,13 +146,17 @@ def test_the_bound_in_bytes_is_kept() -> None:
 
 def test_a_nan_observation_stops_before_anything_learns_from_it() -> None:
     recorder = make_recorder(1, lengths=(9,), nan_at=3)
-    with pytest.raises(NumericalError, match=r"Counting-v0 .*index \(0, 0\).* step 2"):
+    with pytest.raises(
+        NumericalError, match=r"Counting-v0 .* nan at recorded step 2 \(env 0, comp"
+    ):
         play(recorder, 5)
 
 
 def test_a_nan_in_a_terminal_observation_is_noticed() -> None:
-    with pytest.raises(NumericalError, match="non-finite"):
-        play(make_recorder(1, lengths=(3,), nan_at=3), 5)
+    envs = [hide_reward(CountingEnv([3], nan_at=at)) for at in (-1, 3)]
+    venv = DummyVecEnv([lambda env=env: env for env in envs])
+    with pytest.raises(NumericalError, match=r"nan at recorded step 2 \(env 1, component 0\)"):
+        play(Recorder(venv, context_id="Counting-v0", n_steps=9), 5)
 
 
 def test_a_substituted_reward_below_the_recorder_is_refused() -> None:

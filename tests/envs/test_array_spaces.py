@@ -13,6 +13,7 @@ from rlhf_gym.data import Array
 from rlhf_gym.envs.array_spaces import (
     FlatObservation,
     check_action_space,
+    component_name,
     sample_actions,
     unsupported_spaces,
 )
@@ -248,3 +249,43 @@ def test_actions_that_no_policy_can_choose_are_refused(space: Any, message: str)
 def test_random_actions_of_other_spaces_are_refused() -> None:
     with pytest.raises(ConfigError, match="supported are Box"):
         sample_actions(TEXT, 1, np.random.default_rng(0))
+
+
+F32, F64 = np.finfo(np.float32).max, np.finfo(np.float64).max
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-F32, F32, (2,), np.float32),
+        spaces.Box(np.array([-1, -3.4e38], np.float32), np.ones(2, np.float32)),
+        spaces.Box(-F64, F64, (2,), np.float64),
+    ],
+)
+def test_the_largest_float_is_no_bound(space: spaces.Box) -> None:
+    for refuse in (
+        lambda: check_action_space(Shows(BOX, space)),
+        lambda: sample_actions(space, 1, np.random.default_rng(0)),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"has no bounds \(component \d runs from -\d.*Transf"
+        ):
+            refuse()
+
+
+def test_what_an_unbounded_box_is_told_to_do_works() -> None:
+    space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    env: Any = Shows(BOX, space)
+    low, high = np.array([0, -2], np.float32), np.array([1, 2], np.float32)
+    check_action_space(
+        gym.wrappers.TransformAction(env, lambda action: action, spaces.Box(low, high))
+    )
+
+
+def test_a_component_is_named_by_its_place_in_the_dict_that_was_flattened() -> None:
+    inner = spaces.Dict([("m", spaces.Box(0, 1, (2,))), ("n", spaces.Discrete(3))])
+    env = FlatObservation(Shows(spaces.Dict([("arm", inner), ("goal", BOX)])))
+    names = [component_name(env, i) for i in range(6)]
+    paths = ["arm/m", "arm/m", "arm/n", "arm/n", "arm/n", "goal"]
+    assert names == [f"component {i} ({path!r})" for i, path in enumerate(paths)]
+    assert component_name(Shows(BOX), 0) == "component 0"
