@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
@@ -25,13 +26,15 @@ from rlhf_gym.agents.model_state import (
 from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward
 from rlhf_gym.agents.rollouts import play_episodes
+from rlhf_gym.agents.sb3_export import export_sb3, rescale_policy
 from rlhf_gym.agents.sb3_ppo import make_ppo
+from rlhf_gym.agents.scaled_actions import action_scale, scale_actions
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.data import Array, Clip, Trajectory
 from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
-from rlhf_gym.envs.make import make_env, space_info
+from rlhf_gym.envs.make import make_env, plain_spaces, space_info
 from rlhf_gym.envs.picture_info import has_sim_states, make_pictured_env
 from rlhf_gym.envs.sim_state import SimStateReader
 from rlhf_gym.errors import ConfigError, CorruptDataError
@@ -44,7 +47,7 @@ _MAX_EVALUATION_ENVS = 10
 
 
 class PPOAgent:
-    """PPO on an env whose reward it never sees.
+    """PPO on an env whose reward it never sees, acting within [-1, 1] whatever the env's box.
 
     Args:
         env_id: Any Gymnasium id, or `module:id`.
@@ -77,6 +80,7 @@ class PPOAgent:
         record_pictures: bool = False,
     ) -> None:
         self.env_id = env_id
+        self._env_kwargs = dict(env_kwargs or {})
         self._make_env: Callable[[], Any] = lambda: make_env(env_id, env_kwargs=env_kwargs)
         self._evaluation_envs = [self._make_env()]
         self.info: SpaceInfo = space_info(self._evaluation_envs[0])
@@ -100,11 +104,13 @@ class PPOAgent:
             horizon=self.info.horizon,
             allow_variable_horizon=allow_variable_horizon,
         )
+        self._scale = action_scale(self.info.action_space)
+        venv = scale_actions(self.recorder)  # above: the recorder keeps the env's own units
         self.normaliser = (
-            VecNormalize(self.recorder, norm_reward=False) if self.settings.normalize_obs else None
+            VecNormalize(venv, norm_reward=False) if self.settings.normalize_obs else None
         )
         set_random_seed(seed)  # SB3 draws weights from the global generators
-        self.model = make_ppo(env_id, self.normaliser or self.recorder, self.settings, seed, device)
+        self.model = make_ppo(env_id, self.normaliser or venv, self.settings, seed, device)
         self._restarted = False
         self.model.set_logger(Logger(None, []))
 
@@ -149,11 +155,11 @@ class PPOAgent:
         self.recorder.break_episodes()
 
     def warm_up(self, n_steps: int) -> None:
-        """Act uniformly at random within the action space for `n_steps` env steps."""
+        """Act uniformly at random within the bounds of the actions for `n_steps` env steps."""
         env = self.model.get_env()
         assert env is not None
         env.reset()
-        space, n_envs = self.info.action_space, self.settings.n_envs
+        space, n_envs = env.action_space, self.settings.n_envs  # the policy's: [-1, 1]
         for _ in range(n_steps // n_envs):
             env.step(sample_actions(space, n_envs, self._rng))
             self.model.num_timesteps += n_envs
@@ -227,9 +233,10 @@ class PPOAgent:
         )
 
     def act(self, obs: Array) -> Array:
-        """(n, ...) raw observations -> (n, ...) deterministic actions within the action space."""
+        """(n, ...) raw observations -> (n, ...) deterministic actions in the env's units."""
         normalised = self.normaliser.normalize_obs(obs) if self.normaliser else obs
-        return self.model.predict(normalised, deterministic=True)[0]
+        actions: Array = self.model.predict(normalised, deterministic=True)[0]
+        return actions if self._scale is None else self._scale.to_env(actions)
 
     def evaluate(
         self, n_episodes: int, seed: np.random.SeedSequence, *, random: bool = False
@@ -254,6 +261,7 @@ class PPOAgent:
             "num_timesteps": self.model.num_timesteps,
             "n_updates": self.model._n_updates,
             "restarted": self._restarted,
+            "acts_within": [-1, 1] if self._scale else None,  # None: the env's own units
         }
         (folder / "agent.json").write_text(json.dumps(counters))
 
@@ -272,17 +280,49 @@ class PPOAgent:
             self.model.num_timesteps = counters["num_timesteps"]
             self.model._n_updates = counters["n_updates"]
             self._restarted = counters.get("restarted", False)  # runs of earlier versions lack it
+            scaled = counters.get("acts_within") is not None
         except (OSError, ValueError, KeyError) as error:
             raise CorruptDataError(f"{folder / 'agent.json'} is damaged ({error}).") from error
+        if self._scale is not None and not scaled:  # an earlier version's, in the env's units
+            rescale_policy(self.model.policy, *self._scale.inverse())
 
     def export_sb3(self, path: Path) -> list[Path]:
-        """Write stock SB3 files: `path` (a zip) and `<stem>_vecnormalize.pkl` beside it."""
-        self.model.save(path)
-        if self.normaliser is None:
-            return [path]
-        statistics = path.with_name(f"{path.stem}_vecnormalize.pkl")
-        self.normaliser.save(str(statistics))
-        return [path, statistics]
+        """Write stock SB3 files: `path` (a zip) and `<stem>_vecnormalize.pkl` beside it.
+
+        They act alike on the env that `gymnasium.make` makes, whose spaces they carry, unless
+        `export_note` says otherwise.
+
+        Raises:
+            ConfigError: gSDE whose noise cannot be written in the units of the env's actions.
+        """
+        observation_space, action_space = plain_spaces(self.env_id, self._env_kwargs)
+        if not self._is_stock(observation_space):
+            observation_space = self.info.observation_space
+        return export_sb3(
+            self.model,
+            self.normaliser,
+            path,
+            observation_space=observation_space,
+            action_space=action_space,
+            scale=self._scale,
+        )
+
+    def _is_stock(self, observation_space: spaces.Space[Any]) -> bool:
+        """Whether the plain env observes what the agent does, but for the dtype."""
+        is_box = isinstance(observation_space, spaces.Box)
+        return is_box and observation_space.shape == self.info.observation_space.shape
+
+    @property
+    def export_note(self) -> str | None:
+        """What whoever loads the export must do first, in one line; None where nothing is."""
+        observation_space, _ = plain_spaces(self.env_id, self._env_kwargs)
+        if self._is_stock(observation_space):
+            return None
+        keys = f", obs_keys={list(chosen)}" if (chosen := self._env_kwargs.get("obs_keys")) else ""
+        return (
+            f"The agent observes {self.env_id} as one vector: load it over "
+            f"`rlhf_gym.envs.make_preference_ready(gymnasium.make(...){keys})`."
+        )
 
     def close(self) -> None:
         """Close all envs and the TensorBoard writer."""

@@ -8,16 +8,21 @@ before the buffer computes its advantages is therefore exact, for any algorithm 
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from rlhf_gym.agents.recorder import Recorder, find_recorder
+from rlhf_gym.agents.scaled_actions import UnscaledActionsWarning, action_scale
 from rlhf_gym.data import Array
+from rlhf_gym.envs.float_observation import holds_fractions
 from rlhf_gym.envs.hide_reward import HideReward
 from rlhf_gym.envs.reward_substitution import checked_rewards
 from rlhf_gym.errors import ConfigError, NotHiddenError
@@ -33,21 +38,49 @@ def check_hidden(venv: VecEnv) -> None:
 
     Raises:
         NotHiddenError: an env is not wrapped by `hide_reward`.
-        ConfigError: VecNormalize would normalise rewards.
+        ConfigError: VecNormalize would normalise rewards, or its fractions would become whole
+            numbers in SB3's rollout buffer.
     """
     layer: VecEnv = venv
     while isinstance(layer, VecEnvWrapper):
-        if isinstance(layer, VecNormalize) and layer.norm_reward:
-            raise ConfigError(
-                "VecNormalize has `norm_reward=True`, which would rescale the learned reward as "
-                "training goes on; pass `norm_reward=False`: the reward model scales it once per "
-                "fit."
-            )
+        if isinstance(layer, VecNormalize):
+            _check_normaliser(layer)
         layer = layer.venv
     if not all(venv.env_is_wrapped(HideReward)):
         raise NotHiddenError(
             "the env returns its true reward to the learner; build it as "
             "`hide_reward(Monitor(make_env(...)))` before vectorising it."
+        )
+
+
+def _check_normaliser(normaliser: VecNormalize) -> None:
+    if normaliser.norm_reward:
+        raise ConfigError(
+            "VecNormalize has `norm_reward=True`, which would rescale the learned reward as "
+            "training goes on; pass `norm_reward=False`: the reward model scales it once per fit."
+        )
+    space = normaliser.observation_space
+    if normaliser.norm_obs and isinstance(space, spaces.Box) and not holds_fractions(space):
+        raise ConfigError(
+            f"the observations are {space}, and SB3's rollout buffer would keep what VecNormalize "
+            f"makes of them as {space.dtype} (-1.944 as 255 in uint8), so that the policy learns "
+            "from what it never saw; pass each env through `make_preference_ready` before "
+            "vectorising it, which makes them float32."
+        )
+
+
+def _warn_of_unscaled_actions(model: BaseAlgorithm) -> None:
+    if getattr(model.policy, "squash_output", False):  # such a policy knows the bounds
+        return
+    if action_scale(model.action_space) is not None:
+        warnings.warn(
+            f"The policy acts in {model.action_space}. SB3's policies begin around 0 with a "
+            "deviation of 1, and learn badly where the bounds are others than -1 and 1. Wrap the "
+            "vectorised env: `VecNormalize(scale_actions(Recorder(...)), norm_reward=False)`, with "
+            "`from rlhf_gym.agents.scaled_actions import scale_actions`; clips keep the env's own "
+            "units. The env that you measure in needs the same.",
+            UnscaledActionsWarning,
+            stacklevel=3,
         )
 
 
@@ -85,6 +118,7 @@ class SubstituteReward(BaseCallback):
         self.restore()  # what an interrupted `learn` left: SB3 skips `_on_training_end` there
         venv = self.training_env
         check_hidden(venv)
+        _warn_of_unscaled_actions(self.model)
         self._recorder: Recorder = find_recorder(venv)
         if self._running is None or self.locals.get("reset_num_timesteps", True):
             self._running = np.zeros(venv.num_envs)  # else SB3 goes on in the middle of episodes

@@ -43,7 +43,10 @@ class StockAgent:
     """Plain SB3 PPO under VecNormalize(norm_reward=True), with a task's hyper-parameters.
 
     Nothing of this project stands between SB3 and the env's own reward: no recorder, no hidden
-    reward, SB3's own vectorised env, and SB3's usual scaling of rewards.
+    reward, SB3's own vectorised env, and SB3's usual scaling of rewards. Nor are actions scaled:
+    on a box other than [-1, 1], as Pendulum's [-2, 2], its policy acts in the env's units, as plain
+    SB3 does, which is part of what it is compared for. What it observes is what `make_env` returns,
+    whole numbers as float32.
 
     Args:
         env_id: Any Gymnasium id, or `module:id`.

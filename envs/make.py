@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from rlhf_gym.envs.blame import is_about_contract, is_renderers
@@ -33,6 +34,7 @@ __all__ = [
     "env_table",
     "is_text_env",
     "make_env",
+    "plain_spaces",
     "space_info",
 ]
 
@@ -79,12 +81,49 @@ def make_env(
         MissingDependencyError: the module, a package that the env needs, or the OpenGL library
             that MUJOCO_GL names, is not installed.
         ConfigError: the env takes no such argument, has no time limit or another one inside, cannot
-            be drawn in the render mode, or has spaces that clips cannot hold.
+            be drawn in the render mode, or has spaces that clips cannot hold, images included.
     """
     kwargs = dict(env_kwargs or {})
     check_horizon(kwargs.get("max_episode_steps"), "max_episode_steps")
     check_obs_keys(kwargs.get("obs_keys", ()))
     obs_keys = tuple(kwargs.pop("obs_keys", ()))
+    env = _gymnasium_make(env_id, render_mode, kwargs)
+    if is_text_env(env):  # a completion ends by itself, and is compared as a whole
+        return env
+    env = make_preference_ready(env, obs_keys=obs_keys)
+    wanted, found = kwargs.get("max_episode_steps"), horizon_of(env)
+    if wanted is not None and found != wanted:
+        raise ConfigError(
+            f"a horizon of {wanted} steps was asked for, but {env_id} ends its episodes after "
+            f"{found} by a time limit inside of it; ask for {found} steps or fewer, or register "
+            "the env without that limit."
+        )
+    return env
+
+
+def plain_spaces(
+    env_id: str, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """What `gymnasium.make` alone makes of an id: its observation and its action space.
+
+    Args:
+        env_id: As for `make_env`.
+        env_kwargs: As for `make_env`; `obs_keys` is left out.
+
+    Raises:
+        UnknownNameError, MissingDependencyError, ConfigError: As `make_env`.
+    """
+    kwargs = {name: value for name, value in (env_kwargs or {}).items() if name != "obs_keys"}
+    env = _gymnasium_make(env_id, None, kwargs)
+    found = env.observation_space, env.action_space
+    env.close()
+    return found
+
+
+def _gymnasium_make(
+    env_id: str, render_mode: str | None, kwargs: dict[str, Any]
+) -> gym.Env[Any, Any]:
+    """`gymnasium.make`, with our errors."""
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     spec = _find_spec(env_id)
@@ -96,16 +135,6 @@ def make_env(
             raise ours from error
         error.add_note(f"This was raised while {env_id} was made, in the env's own code.")
         raise
-    if is_text_env(env):  # a completion ends by itself, and is compared as a whole
-        return env
-    env = make_preference_ready(env, obs_keys=obs_keys)
-    wanted, found = kwargs.get("max_episode_steps"), horizon_of(env)
-    if wanted is not None and found != wanted:
-        raise ConfigError(
-            f"a horizon of {wanted} steps was asked for, but {env_id} ends its episodes after "
-            f"{found} by a time limit inside of it; ask for {found} steps or fewer, or register "
-            "the env without that limit."
-        )
     return env
 
 

@@ -211,8 +211,8 @@ def _export(
             raise ConfigError("`--format` and `--ties` are of preferences; leave them out.")
         from rlhf_gym.offline import export_run
 
-        for path in export_run(folder, sb3, trust=trust):
-            print(path)
+        paths, note = export_run(folder, sb3, trust=trust)
+        print(*paths, *([note] if note else []), sep="\n")
     elif out is not None:
         from rlhf_gym.transfer import export_store
 

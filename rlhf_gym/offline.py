@@ -194,8 +194,11 @@ def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int, t
         print(f"{prompt} | {completion}{cut}  (TRUE reward {episode.true_return:.3g})")
 
 
-def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> list[Path]:
-    """Write stock Stable-Baselines3 files; returns what was written.
+def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> tuple[list[Path], str | None]:
+    """Write stock Stable-Baselines3 files.
+
+    Returns:
+        What was written, and what is to be known to use it, in one line, if anything.
 
     Raises:
         ConfigError: no .zip, no such folder, a file that is there already, or an agent that is not
@@ -212,11 +215,12 @@ def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> list[Path]:
             written: list[Path] = agent.export_sb3(Path(temporary) / sb3.name)
             targets = [sb3.with_name(path.name) for path in written]
             _refuse_existing(targets)
+            note: str | None = getattr(agent, "export_note", None)
             for path, target in zip(written, targets, strict=True):
                 path.replace(target)
     finally:
         agent.close()
-    return targets
+    return targets, note
 
 
 def _refuse_existing(paths: Iterable[Path]) -> None:

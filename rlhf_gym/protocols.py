@@ -135,7 +135,8 @@ class Agent(Protocol):
     """A learner in either domain. Control counts env steps, text counts completions.
 
     Two commands ask for more: `watch` of a robot for `act(obs: (B, ...)) -> (B, ...)` actions, and
-    `export --sb3` for `export_sb3(path) -> list[Path]`, the files it wrote.
+    `export --sb3` for `export_sb3(path) -> list[Path]`, the files it wrote, and, where there is
+    one, `export_note`, a line on how to use them, or None.
     """
 
     on_steps: Callable[[int], None] | None

@@ -3,10 +3,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rlhf_gym.agents.ppo import PPOAgent
@@ -15,6 +18,7 @@ from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.errors import ConfigError, CorruptDataError, UnknownNameError
 from rlhf_gym.protocols import Signal
 from rlhf_gym.seeding import stream
+from tests.agents import lever
 
 ENV = "rlhf_gym/PointMass-v0"
 SMALL = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2}
@@ -212,3 +216,43 @@ def test_what_a_restart_draws_comes_from_the_rounds_seed_and_forgets_the_optimis
         agent._draw_networks_anew()
         assert not agent.model.policy.optimizer.state
     assert torch.equal(weights(agents[0]), weights(agents[1]))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *("uint8", "int8", "int16", "int64", "bool", "float16", "float32", "float64"),
+        *("Discrete", "MultiBinary", "Dict"),
+    ],
+)
+def test_what_the_policy_saw_is_what_the_buffer_keeps_and_clips_hold_the_raw_numbers(
+    dtype: str, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**SMALL, "n_steps": 20, "batch_size": 20, "normalize": normalize}
+    settings = load_settings("ppo", lever.ENV, small)
+    agent = PPOAgent(lever.ENV, n_run_steps=80, settings=settings, env_kwargs={"dtype": dtype})
+    gaps, seen = [], []
+    add = RolloutBuffer.add
+
+    def checked_add(self: RolloutBuffer, obs: Array, *args: object, **kwargs: object) -> None:
+        at = self.pos
+        add(self, obs, *args, **kwargs)  # type: ignore[arg-type]
+        gaps.append(np.abs(obs.astype(np.float64) - self.observations[at]).max())
+        seen.append(obs)
+
+    monkeypatch.setattr(RolloutBuffer, "add", checked_add)
+    agent.begin_round(stream(0, "round", 0))
+    agent.improve(Signal(source="true"), 40)
+    # float64 without a normaliser: the network reads float32, the buffer keeps what it was given.
+    assert max(gaps) == 0.0 and len(gaps) == 20
+    if normalize:
+        assert (np.concatenate(seen) % 1 != 0).any() and np.concatenate(seen).min() < 0
+    clips = agent.clips(50, 20, np.random.default_rng(0))
+    env = gym.make(lever.ENV, dtype=dtype)
+    assert all(clip.obs.dtype == np.float32 for clip in clips)
+    for clip in clips:
+        assert (clip.obs % 1 == 0).all()
+        flat = spaces.flatten_space(env.observation_space)
+        assert flat.low.min() <= clip.obs.min() and clip.obs.max() <= flat.high.max()
+    assert np.unique(np.concatenate([clip.obs for clip in clips])).size > 1

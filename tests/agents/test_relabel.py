@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from rlhf_gym.agents.recorder import Recorder
 from rlhf_gym.agents.relabel import SubstituteReward, check_hidden
+from rlhf_gym.agents.scaled_actions import UnscaledActionsWarning, scale_actions
 from rlhf_gym.agents.vec_reward import VecLearnedReward
 from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.hide_reward import hide_reward
@@ -28,6 +29,11 @@ from rlhf_gym.envs.reward_substitution import LearnedRewardWrapper
 from rlhf_gym.errors import ConfigError, DataError, NotHiddenError, NumericalError
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.settings import RewardModelSettings
+
+# DriftEnv's box is smaller on purpose: SB3's policies leave it, and executed actions differ.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::rlhf_gym.agents.scaled_actions.UnscaledActionsWarning"
+)
 
 N_STEPS = 24
 ANY_END = {"allow_variable_horizon": True}
@@ -438,3 +444,44 @@ def test_the_true_reward_source_scales_what_was_recorded() -> None:
     model = recorded_model(n_envs=1, batch_size=8, gamma=0.0, gae_lambda=0.0)
     kept = collected(model, SubstituteReward(None, scale=0.5))
     assert np.allclose(kept["rewards"], 3.5)
+
+
+class CountsEnv(DriftEnv):
+    """Observes whole numbers."""
+
+    observation_space = spaces.Box(0, 255, (3,), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0].clip(0, 255).astype(np.uint8), {}
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs.clip(0, 255).astype(np.uint8), *rest
+
+
+def test_whole_numbers_under_vec_normalize_are_refused_naming_the_fix() -> None:
+    def recorder(make) -> Recorder:
+        venv = DummyVecEnv([lambda: hide_reward(Monitor(make()))])
+        return Recorder(venv, context_id="Counts-v0", n_steps=N_STEPS, **ANY_END)
+
+    raw = recorder(lambda: CountsEnv([5], [False]))
+    with pytest.raises(ConfigError, match=r"-1\.944 as 255.*make_preference_ready"):
+        ppo(VecNormalize(raw, norm_reward=False)).learn(
+            N_STEPS, callback=SubstituteReward(reward_function)
+        )
+    check_hidden(raw)  # nothing makes fractions of them here
+    ready = recorder(lambda: make_preference_ready(CountsEnv([5], [False]), horizon=5))
+    ppo(VecNormalize(ready, norm_reward=False)).learn(
+        N_STEPS, callback=SubstituteReward(reward_function)
+    )
+
+
+@pytest.mark.filterwarnings("error::rlhf_gym.agents.scaled_actions.UnscaledActionsWarning")
+def test_a_policy_on_another_box_is_warned_of_and_scaled_actions_are_not() -> None:
+    recorder = recorded_model(batch_size=16).get_env()
+    assert recorder is not None
+    with pytest.warns(UnscaledActionsWarning, match=r"scale_actions\(Recorder"):
+        ppo(recorder).learn(N_STEPS, callback=SubstituteReward(reward_function))
+    ppo(scale_actions(recorder)).learn(N_STEPS, callback=SubstituteReward(reward_function))
+    squashed = ppo(recorder, use_sde=True, policy_kwargs={"squash_output": True})
+    squashed.learn(N_STEPS, callback=SubstituteReward(reward_function))

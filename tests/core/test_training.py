@@ -222,7 +222,8 @@ def test_evaluate_fit_and_export_read_a_finished_run(finished: Run, tmp_path: Pa
     report = fit_run(finished.folder, "cpu", tmp_path / "model")
     assert report["n_train"] + report["n_heldout"] == 40
     assert (tmp_path / "model" / "reward_model.safetensors").is_file()
-    written = export_run(finished.folder, tmp_path / "agent.zip")
+    written, note = export_run(finished.folder, tmp_path / "agent.zip")
+    assert note is None
     assert [p.name for p in written] == ["agent.zip", "agent_vecnormalize.pkl"]
     with pytest.raises(ConfigError, match=r"\.zip"):
         export_run(finished.folder, tmp_path / "agent.tar")
