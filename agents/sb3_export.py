@@ -49,7 +49,7 @@ def export_sb3(
     """
     stock: Any = copy.copy(model)  # with the same policy, which torch does not copy mid-training
     stock.observation_space, stock.action_space = observation_space, action_space
-    parts = (model.policy, model.policy.optimizer)
+    parts: tuple[Any, ...] = (model.policy, model.policy.optimizer)
     states = [copy.deepcopy(part.state_dict()) for part in parts]
     try:
         if scale is not None:
