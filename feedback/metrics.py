@@ -36,7 +36,7 @@ class FitFigures(TypedDict):
 
     n_train: int
     n_heldout: int
-    n_decisive_heldout: int
+    n_heldout_decisive: int
     loss_train: float
     loss_heldout: float
     accuracy_train: float
@@ -257,7 +257,7 @@ def fit_figures(prob_pred: Array, label_probs: Array, heldout: Array, noise: flo
     return FitFigures(
         n_train=int(train.sum()),
         n_heldout=int(heldout.sum()),
-        n_decisive_heldout=int((heldout & (label_probs != 0.5)).sum()),
+        n_heldout_decisive=int((label_probs[heldout] != 0.5).sum()),
         loss_train=figure(log_loss, train),
         loss_heldout=figure(log_loss, heldout),
         accuracy_train=figure(accuracy, train),

@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhf_gym.data import Array, Clip, Preference, Query, RewardBatch, Trajectory
+from rlhf_gym.data import Array, Choice, Clip, Preference, Query, RewardBatch, Trajectory
+from rlhf_gym.errors import DataError
 
 __all__ = [
     "Acquisition",
@@ -24,6 +25,7 @@ __all__ = [
     "Signal",
     "SpaceInfo",
     "Teacher",
+    "ask_teacher",
 ]
 
 RewardFunction = Callable[[RewardBatch], Array]
@@ -54,8 +56,8 @@ class FitReport:
     """The L2 coefficient that the adaptive rule ended on."""
     seconds: float
     """Wall time."""
-    n_decisive_heldout: int = field(default=0, kw_only=True)
-    """What `accuracy_heldout` is a share of: held-out answers without the ties."""
+    n_heldout_decisive: int = field(default=0, kw_only=True)
+    """Held-out answers that are no tie: those that `accuracy_heldout` is a share of."""
     dropped_inputs: tuple[str, ...] = field(default=(), kw_only=True)
     """Inputs left out because they do not vary, e.g. "observation[2]"."""
 
@@ -100,6 +102,41 @@ class Teacher(Protocol):
         Must depend on nothing but the queries and the teacher's own settings, so that a replayed
         round is answered alike.
         """
+
+
+def ask_teacher(teacher: Teacher, queries: Sequence[Query]) -> list[Preference]:
+    """One answer of a teacher to each query, in the order of its answers.
+
+    Raises:
+        DataError: it gave something else; the message names it, and how many were asked and came.
+    """
+    name = getattr(teacher, "name", None) or type(teacher).__name__
+    answers = teacher.answer(queries)
+
+    def refused(what: str) -> DataError:
+        return DataError(
+            f"the teacher {name!r} was asked {len(queries)} queries and {what}; `answer` returns "
+            "a list with one `Preference` for each query. None of these answers was kept."
+        )
+
+    if not isinstance(answers, (list, tuple)):
+        raise refused(f"returned {type(answers).__name__}")
+    for answer in answers:
+        if not isinstance(answer, Preference):
+            raise refused(f"returned {len(answers)}, one of them a {type(answer).__name__}")
+        if not isinstance(answer.choice, Choice):
+            raise refused(f"one of its {len(answers)} answers has the `choice` {answer.choice!r}")
+        if not isinstance(answer.teacher, str) or not isinstance(answer.labeller, str):
+            raise refused("one of its answers has a `teacher` or `labeller` that is no text")
+    asked, answered = {q.id for q in queries}, [answer.query.id for answer in answers]
+    if foreign := set(answered) - asked:
+        raise refused(f"{len(foreign)} of its {len(answers)} answers are about other queries")
+    if len(answered) > len(set(answered)):
+        n_twice = len(answered) - len(set(answered))
+        raise refused(f"returned {len(answers)} answers, {n_twice} of them to a query answered")
+    if len(answered) < len(asked):
+        raise refused(f"answered {len(answers)}")
+    return list(answers)
 
 
 class Acquisition(Protocol):

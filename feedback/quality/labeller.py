@@ -18,6 +18,7 @@ import numpy as np
 from rlhf_gym.config import is_whole
 from rlhf_gym.data import Choice
 from rlhf_gym.feedback.quality.agreement import standing_answers, standing_records, untold
+from rlhf_gym.feedback.quality.patterns import AnswerWarning
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
 
 __all__ = [
@@ -150,6 +151,7 @@ def measure_labeller(
     gap_edges: Sequence[float] = (),
     reliability: float | None = None,
     n_shared: int = 0,
+    warnings: Sequence[AnswerWarning] = (),
 ) -> LabellerQuality:
     """The figures of one labeller.
 
@@ -159,6 +161,7 @@ def measure_labeller(
         gap_edges: Rising bounds of |return gap|, n + 1 for n bins; empty for no such table.
         reliability: Dawid & Skene's, where it was fitted.
         n_shared: Queries that another labeller answered, too.
+        warnings: What `find_patterns` found about this labeller: the first of the flags.
     """
     records = standing_records(records)
     working = [record for record in records if record.kind in _WORKING]
@@ -193,7 +196,7 @@ def measure_labeller(
         reliability=reliability if n_shared else None,
         n_shared=n_shared,
     )
-    return replace(quality, flags=_flags(quality, working))
+    return replace(quality, flags=_flags(quality, working, warnings))
 
 
 def gap_bin(gap: float, edges: Sequence[float]) -> int:
@@ -278,9 +281,12 @@ def _percent(share: Share) -> str:
     return f"{share.n_hits} of {share.n} ({100 * (share.value or 0.0):.0f} %)"
 
 
-def _flags(quality: LabellerQuality, working: Sequence[AnswerRecord]) -> tuple[str, ...]:
+def _flags(
+    quality: LabellerQuality, working: Sequence[AnswerRecord], warnings: Sequence[AnswerWarning]
+) -> tuple[str, ...]:
     """What stands out, in words; a small sample alone raises no flag."""
-    flags = []
+    flags = [warning.text for warning in warnings]
+    said = {warning.kind for warning in warnings}  # once is enough
     hasty = (
         (quality.fast, _fast, f"answered in under {FAST_SECONDS} s"),
         (quality.unwatched, _unwatched, "answered before one whole loop"),
@@ -290,14 +296,16 @@ def _flags(quality: LabellerQuality, working: Sequence[AnswerRecord]) -> tuple[s
         if run >= _IN_A_ROW or (share.n >= _MIN_SHARED and (share.value or 0.0) > _HASTY_SHARE):
             flags.append(f"{words}: {_percent(share)}, up to {run} in a row")
     left, gold, retest = quality.left, quality.gold, quality.retest
-    if left.low is not None and left.high is not None and not left.low <= 0.5 <= left.high:
+    is_even = left.low is None or left.high is None or left.low <= 0.5 <= left.high
+    if not is_even and "one side" not in said:
+        assert left.low is not None and left.high is not None, "so it is not even"
         interval = f"95 % interval {100 * left.low:.0f} to {100 * left.high:.0f} %"
         flags.append(f"chose the left side {_percent(left)}, {interval}: half was expected")
     if gold.high is not None and gold.high < 0.5:
         flags.append(f"pairs with a known answer right: {_percent(gold)}: are the keys mixed up?")
     elif gold.high is not None and gold.high < _GOLD_ACCURACY:
         flags.append(f"pairs with a known answer right: {_percent(gold)}, 80 % or more expected")
-    if retest.high is not None and retest.high < _RETEST:
+    if retest.high is not None and retest.high < _RETEST and "contradictions" not in said:
         flags.append(f"answered re-shown pairs as before: {_percent(retest)}")
     if quality.qualified is False:
         needed, size = quality.qualification_terms

@@ -29,6 +29,7 @@ from rlhf_gym.feedback.quality.labeller import (
     measure_labeller,
     true_gap_accuracy,
 )
+from rlhf_gym.feedback.quality.patterns import find_patterns
 from rlhf_gym.feedback.records import KINDS, AnswerRecord
 
 __all__ = ["GapAgreement", "StoreQuality", "measure_quality"]
@@ -107,6 +108,7 @@ def measure_quality(
     model = fit_dawid_skene(kept)
     reliabilities = model.reliabilities()
     n_shared = dict(zip(model.labellers, model.n_shared, strict=True))
+    warnings = find_patterns(kept)
     own: dict[str, list[AnswerRecord]] = {}
     for record in kept:
         own.setdefault(labeller_name(record), []).append(record)
@@ -119,6 +121,7 @@ def measure_quality(
             gap_edges=edges,
             reliability=reliabilities.get(name) if crowd else None,
             n_shared=n_shared.get(name, 0),
+            warnings=[warning for warning in warnings if warning.who == name],
         )
         for name in sorted(own)
     )

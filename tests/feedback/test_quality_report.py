@@ -173,7 +173,7 @@ def test_of_many_pairs_of_labellers_those_who_agree_least_are_shown() -> None:
 def test_flags_are_said_in_words_after_the_name() -> None:
     records = [record(i, f"q{i}", FIRST, NAMES[1]) for i in range(1, 41)]
     text = shown(measure_quality(records, n_resamples=100))
-    assert "- [red]heron[/red] chose the left side 40 of 40 (100 %)" in text
+    assert "- [red]heron[/red] chose the left one 40 of 40 times" in text
     assert "Agreement: unknown, no pair was answered by two labellers." in text
 
 
