@@ -11,7 +11,7 @@ from rlhf_gym.agents.recorder import find_recorder
 from rlhf_gym.agents.relabel import SubstituteReward
 from rlhf_gym.data import Preference, Query
 from rlhf_gym.errors import ConfigError
-from rlhf_gym.protocols import Acquisition, RewardModel, Teacher
+from rlhf_gym.protocols import Acquisition, RewardModel, Teacher, ask_teacher
 from rlhf_gym.seeding import generator
 
 __all__ = ["PreferenceLearning"]
@@ -85,7 +85,7 @@ class PreferenceLearning(SubstituteReward):
             Query((full[first.id], full[second.id]), self.seed, round_, i)
             for i, (first, second) in enumerate(pairs)
         ]
-        self.preferences += [_blind(answer) for answer in self.teacher.answer(queries)]
+        self.preferences += [_blind(answer) for answer in ask_teacher(self.teacher, queries)]
         report = self.reward_model.fit(self.preferences, generator(self.seed, "fit", round_))
         self.reward_function = self.reward_model.rewards
         self.logger.record("reward_model/n_labels", len(self.preferences))

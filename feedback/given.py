@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_gym.data import Query
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.feedback.answers import read_answers, select_answers
 from rlhf_gym.feedback.formats.snapshot import Snapshot, StoredQuery, add_to_store
 from rlhf_gym.feedback.records import AnswerRecord
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
@@ -21,8 +22,11 @@ __all__ = [
     "add_given",
     "count_asked",
     "count_given",
+    "count_late",
     "count_outstanding",
+    "count_said",
     "has_given",
+    "known_answers",
     "last_answer",
     "read_given",
 ]
@@ -36,8 +40,19 @@ _COUNT = (
 _ASKED = "SELECT count(*) FROM queries WHERE round < ? AND position < ?"
 _OUTSTANDING = (
     f"SELECT coalesce(sum(max(q.n_wanted - {ANSWERS_OF_Q}, 0)), 0) FROM queries AS q"
-    " WHERE q.round <= ? AND q.position < ?"
+    " WHERE (q.round < :round OR q.round = :round AND q.position < :n) AND q.position < :given"
 )
+_STANDS = (
+    "SELECT count(*) FROM answers AS a JOIN queries AS q USING (query) WHERE a.kind = 'pairwise'"
+    " AND NOT EXISTS (SELECT 1 FROM answers AS b WHERE b.supersedes = a.sequence)"
+)
+_SAID = (
+    f"{_STANDS} AND (q.round < :round OR q.round = :round AND q.position < :n"
+    " OR q.position >= :given)"
+    " AND CASE WHEN json_valid(a.payload)"
+    " THEN json_extract(a.payload, '$.choice') <> 'skip' ELSE 1 END"
+)
+_LATE = f"{_STANDS} AND a.sequence > ? AND q.position < ?"
 _HAS_GIVEN = "SELECT 1 FROM queries WHERE round = 0 AND position >= ? LIMIT 1"
 _LAST = (
     "SELECT coalesce(max(a.sequence), 0) FROM answers AS a"
@@ -108,9 +123,38 @@ def count_asked(store: PreferenceStore, before_round: int) -> int:
     return number
 
 
-def count_outstanding(store: PreferenceStore, up_to_round: int) -> int:
-    """Answers that the questions of rounds 0 to this one still want, those given left out."""
-    number: int = store.rows(_OUTSTANDING, (up_to_round, _FIRST_INDEX))[0][0]
+def count_outstanding(
+    store: PreferenceStore, up_to_round: int, n_in_round: int = _FIRST_INDEX
+) -> int:
+    """Answers that the questions of rounds 0 to this one still want, those given left out.
+
+    Args:
+        store: The run's own.
+        up_to_round: The last round that counts.
+        n_in_round: Only so many questions of that round, the first ones.
+    """
+    return _number(store, _OUTSTANDING, up_to_round, n_in_round)
+
+
+def count_said(store: PreferenceStore, up_to_round: int, n_in_round: int = _FIRST_INDEX) -> int:
+    """Answers that can be trained on (not "can't tell"), those given with them.
+
+    Args:
+        store: The run's own.
+        up_to_round: The last round that counts.
+        n_in_round: Only about so many questions of that round, the first ones.
+    """
+    return _number(store, _SAID, up_to_round, n_in_round)
+
+
+def count_late(store: PreferenceStore, after: int) -> int:
+    """Answers that stand and came after the one of this sequence number."""
+    number: int = store.rows(_LATE, (after, _FIRST_INDEX))[0][0]
+    return number
+
+
+def _number(store: PreferenceStore, sql: str, round_: int, n: int) -> int:
+    number: int = store.rows(sql, {"round": round_, "n": n, "given": _FIRST_INDEX})[0][0]
     return number
 
 
@@ -123,6 +167,15 @@ def last_answer(store: PreferenceStore, up_to_round: int) -> int:
     """Sequence number of the last answer about the questions of rounds 0 to this one, else 0."""
     number: int = store.rows(_LAST, (up_to_round,))[0][0]
     return number
+
+
+def known_answers(store: PreferenceStore, last: int, up_to_round: int) -> list[AnswerRecord]:
+    """What stands now of the answers up to number `last`, about rounds 0 to this one.
+
+    Of every kind; no true reward is read for it.
+    """
+    records = read_answers(store.rows(select_answers(superseded=False)), store.path, {})
+    return [r for r in records if r.sequence <= last and r.round <= up_to_round]
 
 
 def read_given(source: Path, context_id: str, info: SpaceInfo, *, is_text: bool = False) -> Given:

@@ -50,29 +50,42 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
                 though that run was not made here; see docs/trust.md.
         """
         from rlhf_gym import training
+        from rlhf_gym.closing_table import print_summary
         from rlhf_gym.overrides import with_overrides
-        from rlhf_gym.progress import print_summary
         from rlhf_gym.report import write_report
         from rlhf_gym.train_config import check_config_file
 
         changed = dataclasses.replace(
             options, hyperparameters=with_overrides(options.hyperparameters, hyperparameters)
         )
-        if resume is not None and (out is not None or changed != TrainConfig()):
-            raise ConfigError(
-                "`--resume` continues a run in its own folder by its own config.yaml; leave "
-                "`--out`, `--config` and all options away."
-            )
         if config is not None and not trust:
             check_config_file(config, changed)
-        if resume is not None:
-            run = training.resume(resume, trust=trust)
-        else:
+        if resume is None:
             run = training.train(changed, out)
+        else:
+            waiting = _waiting(changed, is_plain=out is None)
+            run = training.resume(resume, trust=trust, **waiting)
         write_report(run.folder)
         print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
 
     return train
+
+
+def _waiting(options: TrainConfig, *, is_plain: bool) -> dict[str, Any]:
+    """How long to wait for people from now on: all that `--resume` lets change.
+
+    Raises:
+        ConfigError: another option stands beside `--resume`.
+    """
+    plain = TrainConfig()
+    names = ("wait", "label_slack")
+    changed = {n: getattr(options, n) for n in names if getattr(options, n) != getattr(plain, n)}
+    if not is_plain or dataclasses.replace(plain, **changed) != options:
+        raise ConfigError(
+            "`--resume` continues a run in its own folder by its own config.yaml; omit `--out`, "
+            "`--config` and all other options, but for `--no-wait` and `--label-slack`."
+        )
+    return changed
 
 
 def _fit(

@@ -54,7 +54,6 @@ def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
     resolved = dataclasses.replace(
         config,
         steps=steps,
-        rounds=plan.n_rounds,
         hyperparameters=settings.as_mapping(),
         ensemble=with_label_noise(config),
     )
@@ -116,25 +115,36 @@ def _plan(config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: 
 
 
 def labels_of_rounds(config: TrainConfig, rounds: int, initial: float) -> list[int]:
-    """Answers per round, whole queries each."""
+    """Answers per round, whole queries each; without waiting, the last round asks nothing."""
     if config.labels == 0:
         return [0] * rounds
+    n_asking = asking_rounds(config, rounds)
     queries = labels_per_round(
         config.labels // config.answers_per_query,
-        rounds,
-        initial_fraction=initial if rounds > 1 else 1.0,
+        n_asking,
+        initial_fraction=initial if n_asking > 1 else 1.0,
         kind=config.label_schedule,
     )
-    return [n * config.answers_per_query for n in queries]
+    return [n * config.answers_per_query for n in queries] + [0] * (rounds - n_asking)
+
+
+def asking_rounds(config: TrainConfig, rounds: int) -> int:
+    """How many of the rounds ask: all of them, since the last one waits for its answers.
+
+    With `--no-wait` the last one is there for what comes late: a closing fit, and the agent's last
+    improvement on it.
+    """
+    return rounds if config.wait or rounds == 1 else rounds - 1
 
 
 def _warm_up(
     config: TrainConfig, settings: AgentSettings, info: SpaceInfo, steps: int
 ) -> tuple[int, float]:
     """Steps of warm-up, and the share of all answers that is asked for behind it."""
-    initial = 1.0 if config.rounds == 1 else config.initial_labels
+    initial = 1.0 if asking_rounds(config, config.rounds) == 1 else config.initial_labels
     n_steps = _warm_up_steps(config, settings, info, steps, initial)
-    if (steps - n_steps) // settings.steps_unit(info.horizon) != 1:
+    rounds = min(config.rounds, (steps - n_steps) // settings.steps_unit(info.horizon))
+    if asking_rounds(config, rounds) != 1:
         return n_steps, initial
     # A single round asks everything at once.
     return _warm_up_steps(config, settings, info, steps, 1.0), 1.0

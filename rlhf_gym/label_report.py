@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from rlhf_gym.errors import ConfigError, UnknownNameError
 from rlhf_gym.feedback.quality.measure import measure_quality
+from rlhf_gym.feedback.quality.patterns import standing_warnings
 from rlhf_gym.feedback.quality.report import quality_json, quality_report
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.runs import Run
 
 __all__ = ["forget_labeller", "print_labels"]
 
@@ -19,9 +22,13 @@ def print_labels(folder: Path, as_json: bool = False) -> None:
 
     Raises:
         DataError: there is no store.
+        CorruptDataError: the metrics of a run cannot be read.
     """
     with PreferenceStore(folder, create=False) as store:
         quality = measure_quality(store.answer_records(superseded=True))
+        if chance := standing_warnings(Run(folder).metrics(), kinds={"chance"}):
+            flags = *quality.flags, *(str(warning) for warning in chance)
+            quality = replace(quality, flags=flags)
         n_posted = store.counts()["n_queries"]
     if as_json:
         print(quality_json(quality, n_posted))

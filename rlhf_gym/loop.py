@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
-from rlhf_gym.data import Clip, Query, Trajectory
-from rlhf_gym.errors import DataError
+from rlhf_gym.asking import Questions, post_questions
+from rlhf_gym.data import Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
-from rlhf_gym.feedback.acquisition import count_pairs, uniform
+from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.answer_sources import AnswerSource, Due
-from rlhf_gym.feedback.given import last_answer
+from rlhf_gym.feedback.given import known_answers, last_answer
 from rlhf_gym.feedback.pooling import Pooling, pool_labellers
+from rlhf_gym.feedback.quality.patterns import AnswerWarning, answer_warnings
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.protocols import Acquisition, Agent, RewardModel, Signal
 from rlhf_gym.runs import Run
@@ -32,7 +31,6 @@ from rlhf_gym.seeding import generator, stream
 __all__ = ["Parts", "Plan", "Progress", "RoundObserver", "n_steps_of", "run_rounds"]
 
 _FRESH_CLIPS = 200
-_MOST_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -95,13 +93,17 @@ class RoundObserver(Protocol):
     def round(self, metrics: dict[str, Any], n_rounds: int) -> None:
         """A round ended with these figures."""
 
+    def note(self, text: str) -> None:
+        """Something that the person who runs this should know, to stay on the screen."""
+
 
 @dataclass
 class _Clock:
-    """Seconds per phase of one round."""
+    """Seconds per phase of one round, and what was said once."""
 
     observer: RoundObserver
     seconds: dict[str, float] = field(default_factory=dict)
+    warned: set[tuple[str, str]] = field(default_factory=set)
 
     @contextmanager
     def __call__(self, key: str, title: str) -> Iterator[None]:
@@ -110,6 +112,12 @@ class _Clock:
         yield
         spent = time.perf_counter() - started
         self.seconds[f"seconds_{key}"] = self.seconds.get(f"seconds_{key}", 0.0) + spent
+
+    def warn(self, warning: AnswerWarning) -> None:
+        """Show a warning, each kind about the same labeller once."""
+        if (warning.kind, warning.who) not in self.warned:
+            self.warned.add((warning.kind, warning.who))
+            self.observer.note(f"warning: {warning}")
 
 
 def run_rounds(
@@ -133,9 +141,9 @@ def run_rounds(
     Raises:
         DataError: the first round finds no two clips to compare.
     """
-    progress = progress or Progress()
+    progress, clock = progress or Progress(), _Clock(observer)
     for round_ in range(first_round, plan.n_rounds):
-        clock = _Clock(observer)
+        clock.seconds.clear()
         metrics, progress = _play_round(parts, plan, round_, clock, progress)
         metrics.update(clock.seconds)
         run.append_metrics(metrics)
@@ -166,24 +174,29 @@ def _play_round(
     signal = Signal(source="true")
     if plan.source == "learned":
         with clock("label", "asking"):
-            due = _ask(parts, plan, round_, progress.n_asked)
-            parts.answers.collect(parts.store, due)
+            n_asked = progress.n_asked + _ask(parts, plan, round_, progress.n_asked)
         # What the round is trained on, whoever answers while it goes on. The store may hold answers
         # of later rounds, which a damaged checkpoint threw the run back from.
         last = last_answer(parts.store, up_to_round=round_)
         metrics["last_sequence"] = last
         preferences = parts.store.preferences(up_to=last, first_rounds=round_ + 1)
         pooled = pool_labellers(preferences, plan.pooling)
-        before = progress
-        progress = Progress(last, len(preferences), before.n_asked + due.n_new)
+        before, progress = progress, Progress(last, len(preferences), n_asked)
         # The last answer alone does not tell: it may be about an earlier round than this one.
         is_new = last != before.last_sequence or before.n_labels not in (None, len(preferences))
+        report = None
         if reward_model is not None and is_new:
             with clock("fit", "fitting the reward"):
                 report = reward_model.fit(pooled, generator(plan.seed, "fit", round_))
             metrics.update(_fit_figures(asdict(report)))
+        if is_new:
+            known = known_answers(parts.store, last, round_)
+            warnings = answer_warnings(known, round_, report)
+            for warning in warnings:
+                clock.warn(warning)
+            metrics["warnings"] = [asdict(warning) for warning in warnings]
         signal = Signal(pooled, reward_model)
-        metrics["n_labels"] = len(preferences)
+        metrics["n_labels"], metrics["n_asked"] = len(preferences), n_asked
 
     with clock("improve", "training"):
         metrics.update(agent.improve(signal, plan.steps[round_]))
@@ -209,53 +222,28 @@ def n_steps_of(episodes: Sequence[Trajectory], agent: Agent) -> int:
     return sum(map(len, episodes)) if agent.counts == "env_steps" else len(episodes)
 
 
-def _ask(parts: Parts, plan: Plan, round_: int, n_before: int) -> Due:
-    """Post this round's queries, and those for which earlier rounds found too few pairs."""
-    n_queries = sum(plan.labels[: round_ + 1]) // plan.answers_per_query - n_before
-    n_queries = _post(parts, plan, round_, n_queries) if n_queries > 0 else 0
-    return Due(round_, (n_before + n_queries) * plan.answers_per_query, n_queries)
+def _ask(parts: Parts, plan: Plan, round_: int, n_before: int) -> int:
+    """Have questions asked and answered, and more while nothing is said that can be learned from.
 
-
-def _post(parts: Parts, plan: Plan, round_: int, n_queries: int) -> int:
-    """Post so many queries, or as many as there are pairs; returns their number."""
-    rng = generator(plan.seed, "queries", round_)
-    full = _clips_for(n_queries, parts.agent, plan.clip_length, rng)
-    # What is missing here, the next round asks.
-    n_queries = min(n_queries, count_pairs(list(full.values())))
-    if n_queries == 0:
-        if parts.store.last_sequence == 0:
-            raise DataError(
-                f"the clips of the first round ({len(full)}) hold no two different ones to "
-                "compare; raise `--warm-up` for robots; for texts take a model whose completions "
-                "of a prompt differ."
-            )
-        return 0
-    blind = [clip.without_true_rewards() for clip in full.values()]
+    Returns:
+        How many were asked: this round's, and those for which earlier rounds found too few pairs.
+    """
     # Nothing is known before the first fit: like B-Pref, the first session asks at random.
     choose: Acquisition = parts.acquisition if round_ > 0 else uniform
-    pairs = choose(blind, parts.reward_model, n_queries, rng)
-    queries = [
-        Query((full[first.id], full[second.id]), plan.seed, round_, i)
-        for i, (first, second) in enumerate(pairs)
-    ]
-    parts.store.post(queries, n_wanted=plan.answers_per_query)
-    return len(queries)
-
-
-def _clips_for(
-    n_queries: int, agent: Agent, length: int, rng: np.random.Generator
-) -> dict[str, Clip]:
-    """Clips to choose from, by id; drawn again while they hold too few pairs.
-
-    A language model that is sure of itself says the same to most prompts.
-    """
-    clips: dict[str, Clip] = {}
-    for _ in range(_MOST_DRAWS):
-        drawn = agent.clips(n_queries * agent.clips_per_query, length, rng)
-        clips |= {clip.id: clip for clip in drawn}
-        if count_pairs(list(clips.values())) >= n_queries:
-            break
-    return clips
+    each = plan.answers_per_query
+    budget, n_asked = sum(plan.labels) // each, n_before
+    batch = wanted = sum(plan.labels[: round_ + 1]) // each - n_before
+    while True:
+        n_new, n_in_vain = 0, n_asked - n_before
+        if wanted > 0:
+            what = Questions(wanted, plan.seed, round_, n_in_vain, plan.clip_length, each)
+            n_new = post_questions(what, parts.agent, parts.store, choose, parts.reward_model)
+        n_asked += n_new
+        left, is_last = max(budget - n_asked, 0), round_ == plan.n_rounds - 1
+        due = Due(round_, n_asked * each, n_new, n_in_vain, left, is_last)
+        if not parts.answers.collect(parts.store, due) or n_new == 0:
+            return n_asked - n_before
+        wanted = min(batch, left) or batch  # people are asked on: what they skipped taught nothing
 
 
 def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +254,7 @@ def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
         "reward_n_heldout": report["n_heldout_decisive"],
         "reward_log_loss_train": report["loss_train"],
         "reward_log_loss_heldout": report["loss_heldout"],
+        "reward_n_heldout": report["n_heldout_decisive"],
         "reward_calibration_error": report["calibration_error"],
         "reward_weight_decay": report["weight_decay"],
         "fit_epochs": report["n_epochs"],

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains, and the table at its end.
+"""What a person sees while a run trains.
 
 On a terminal: one permanent row per round above a live bar. Elsewhere (a log file, a pipe, CI):
 the same rows as plain lines, without control characters. Both show the TRUE return and the learned
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -26,8 +25,8 @@ __all__ = [
     "Progress",
     "counts_completions",
     "finite",
+    "harmless",
     "make_progress",
-    "print_summary",
     "recovered_fraction",
     "seconds_by_part",
     "show_number",
@@ -74,6 +73,9 @@ class Progress(Protocol):
 
     def round(self, metrics: Mapping[str, Any], n_rounds: int) -> None:
         """Show the figures of a finished round: one line of metrics.jsonl."""
+
+    def note(self, text: str) -> None:
+        """Say what the person who runs this should know; it stays on the screen."""
 
 
 def finite(value: object) -> float | None:
@@ -166,6 +168,11 @@ def _round_of(metrics: Mapping[str, Any], n_rounds: int) -> str:
     return f"{int(metrics.get('round', -1)) + 1}/{n_rounds}"
 
 
+def harmless(text: str) -> str:
+    """Without control characters but for new lines: names in it may be anybody's."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class PlainProgress:
     """One line per round and no control characters, for logs and pipes."""
 
@@ -200,6 +207,10 @@ class PlainProgress:
         """Print the row of this round."""
         for line in self._rows.lines(metrics, n_rounds):
             self._line(line)
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._line(harmless(text))
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -263,6 +274,10 @@ class LiveProgress:
             style = "dim" if "TRUE" in line else ""
             self._live.console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"))
 
+    def note(self, text: str) -> None:
+        """Print it above the bar."""
+        self._live.console.print(Text(harmless(text), style="yellow"), soft_wrap=True)
+
     def _seconds_left(self) -> float | None:
         """By the mean pace since the start: fits and evaluations are in it, so it is steady."""
         gained = self._steps_done - (self._steps_at_start or 0)
@@ -313,88 +328,6 @@ def make_progress(
     return (LiveProgress if live else PlainProgress)(total_steps, total_labels, console)
 
 
-def print_summary(
-    summary: Mapping[str, Any], console: Console | None = None, folder: Path | None = None
-) -> None:
-    """Print the closing table: how good the agent is, beside what, and what it cost.
-
-    Args:
-        summary: what summary.json holds.
-        console: where to print; standard output by default.
-        folder: the run folder, to say where things lie.
-    """
-    console = console or Console()
-    learned = summary.get("reward", "learned") == "learned"
-    title = (
-        f"{summary.get('env_id', '?')}, {summary.get('algo', '?')}, "
-        f"seed {summary.get('seed', '?')}, {'learned' if learned else 'true'} reward"
-    )
-    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
-    for name, text in _summary_rows(summary, learned):
-        table.add_row(Text(name), Text(text))
-    if folder is not None:
-        table.add_row("run folder", Text(str(folder), overflow="fold"))
-        report = folder / "report.html"
-        if report.exists():
-            table.add_row("report", Text(str(report), overflow="fold"))
-    console.print(table)
-
-
 def counts_completions(figures: Mapping[str, Any]) -> bool:
     """Whether a round's figures, or a run's summary, are those of a text run."""
     return "completions" in figures
-
-
-def _spent(summary: Mapping[str, Any]) -> tuple[str, str]:
-    if counts_completions(summary):
-        return "completions", show_number(summary["completions"])
-    steps, evaluation = (show_number(summary.get(key)) for key in ("env_steps", "eval_steps"))
-    return "env steps", f"{steps} training, {evaluation} evaluation"
-
-
-def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, str]]:
-    returns = summary.get("evaluation_returns") or []
-    episodes = f" over {len(returns)} episodes" if returns else ""
-    rows = [
-        (
-            "TRUE return, this run",
-            f"{show_number(summary.get('true_return_mean'))} mean, "
-            f"{show_number(summary.get('true_return_std'))} std{episodes}",
-        )
-    ]
-    reference = summary.get("reference")
-    if reference:
-        best = reference.get("true_reward_return_mean")
-        if finite(best) is not None:
-            source = f"  ({reference['source']})" if reference.get("source") else ""
-            rows.append(("  agent on the true reward", show_number(best) + source))
-        name = "  after SFT" if counts_completions(summary) else "  random actions"
-        rows.append((name, show_number(reference.get("random_return_mean"))))
-        fraction = recovered_fraction(summary)
-        if fraction is not None:
-            rows.append(("  (run - random) / (true - random)", f"{fraction:.2f}"))
-    if learned:
-        n, accuracy = summary.get("reward_n_heldout"), summary.get("reward_accuracy_heldout")
-        of_n = f"  of {n:,} answers" if n else ""
-        rows += [
-            ("learned return", show_number(summary.get("learned_return_mean"))),
-            ("labels used", show_number(summary.get("n_labels"))),
-            ("held-out accuracy", show_number(accuracy, 3) + of_n),
-        ]
-    if finite(summary.get("win_rate")) is not None:
-        low, high = (show_number(summary.get(f"win_rate_{end}"), 2) for end in ("low", "high"))
-        text = f"{show_number(summary['win_rate'], 2)} ({low} to {high}), by the true reward"
-        rows.append(("win rate against SFT", text))
-        kl = summary.get("kl_evaluated", summary.get("kl_to_ref"))
-        rows.append(("KL from it", f"{show_number(kl)} nats per completion"))
-    rows.append(_spent(summary))
-    rows.append(("wall time", show_seconds(summary.get("seconds_total"))))
-    parts = seconds_by_part(summary.get("seconds") or {})
-    whole = finite(summary.get("seconds_total")) or sum(seconds for _, seconds in parts)
-    rows += [
-        (f"  {name}", f"{show_seconds(seconds):>7}  {seconds / whole:5.1%}")
-        for name, seconds in parts
-    ]
-    return rows

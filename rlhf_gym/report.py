@@ -20,6 +20,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_gym.errors import CorruptDataError
+from rlhf_gym.feedback.quality.patterns import standing_warnings
 from rlhf_gym.files import write_bytes, write_text
 from rlhf_gym.progress import (
     counts_completions,
@@ -88,6 +89,7 @@ def write_report(run_folder: Path) -> Path:
             "subtitle": _subtitle(summary, provenance, learned),
             "finished": finished,
             "n_rounds": len(metrics),
+            "warnings": summary.get("warnings") or [],
             "tiles": _tiles(summary, learned),
             "facts": _facts(summary, learned),
             "sections": [
@@ -141,7 +143,12 @@ def _summary_so_far(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     if not metrics:
         return {}
     seconds = run_seconds(metrics, {})
-    return {**metrics[-1], "seconds": seconds, "seconds_total": sum(seconds.values())}
+    return {
+        **metrics[-1],
+        "warnings": [str(warning) for warning in standing_warnings(metrics)],
+        "seconds": seconds,
+        "seconds_total": sum(seconds.values()),
+    }
 
 
 def _save(panel: Panel, folder: Path) -> str:
@@ -259,7 +266,7 @@ def _correlation_name(summary: Mapping[str, Any]) -> str:
 
 def _rounds_table(metrics: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Every key of every round: header and rows. Rounds count from 1 for people."""
-    keys = list(dict.fromkeys(key for row in metrics for key in row))
+    keys = list(dict.fromkeys(key for row in metrics for key in row if key != "warnings"))
     for_people = [{**row, "round": row.get("round", -1) + 1} for row in metrics]
     rows = [[show_number(row.get(key)) for key in keys] for row in for_people]
     return [key.replace("_", " ") for key in keys], rows

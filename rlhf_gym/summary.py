@@ -14,11 +14,13 @@ from scipy.special import expit
 from rlhf_gym.data import Preference, Trajectory
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.dataset import PreferenceSet
+from rlhf_gym.feedback.given import count_given, count_late, count_outstanding
 from rlhf_gym.feedback.metrics import CalibrationBin, calibration_table, with_noise
 from rlhf_gym.feedback.pooling import pool_labellers
+from rlhf_gym.feedback.quality.patterns import standing_warnings
 from rlhf_gym.feedback.splits import heldout_mask
 from rlhf_gym.files import write_json
-from rlhf_gym.loop import Parts, n_steps_of
+from rlhf_gym.loop import Parts, Plan, n_steps_of
 from rlhf_gym.protocols import RewardModel
 from rlhf_gym.runs import Run
 from rlhf_gym.scored import COMPONENT, scored_figures
@@ -38,7 +40,9 @@ class _Calibrated(Protocol):
         """On those of them; given what the last fit was given."""
 
 
-def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: float) -> None:
+def write_summary(
+    run: Run, config: TrainConfig, plan: Plan, parts: Parts, seconds_setup: float
+) -> None:
     """Evaluate the trained agent and write summary.json."""
     started = time.perf_counter()
     n_episodes, model = config.final_episodes, parts.reward_model
@@ -52,10 +56,13 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
         "seed": config.seed,
         "reward": config.reward,
         "n_rounds": len(metrics),
+        "n_rounds_planned": config.rounds,
+        "n_steps_planned": config.steps,
         parts.agent.counts: parts.agent.n_steps_done,
         "eval_steps": n_steps_of(episodes, parts.agent) + sum(m["eval_steps"] for m in metrics),
         # People may answer on after the last fit: what counts is what was trained on.
         "n_labels": _last(metrics, "n_labels") or 0,
+        **_answers_left_over(plan, parts, metrics),
         **evaluation.figures(),
         **scored_figures(episodes),
         "evaluation_returns": evaluation.true_returns.tolist(),
@@ -77,7 +84,42 @@ def write_summary(run: Run, config: TrainConfig, parts: Parts, seconds_setup: fl
     seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - started
     summary["seconds"] = seconds
     summary["seconds_total"] = sum(seconds.values())
+    summary["warnings"] = [str(warning) for warning in standing_warnings(metrics)]
+    summary["warnings"] += _no_better_than_random(episodes, random, parts.agent.counts)
     write_json(run.summary_path, summary)
+
+
+def _answers_left_over(plan: Plan, parts: Parts, metrics: list[dict[str, Any]]) -> dict[str, int]:
+    """Answers that were asked for and not learned from, by the reason."""
+    if plan.source == "true":
+        return {}
+    n_planned, n_asked = sum(plan.labels), _last(metrics, "n_asked") or 0
+    return {
+        "n_labels_planned": n_planned + count_given(parts.store),
+        "n_questions_unasked": max(n_planned // plan.answers_per_query - n_asked, 0),
+        "n_answers_missing": count_outstanding(parts.store, len(metrics) - 1),
+        "n_answers_late": count_late(parts.store, _last(metrics, "last_sequence") or 0),
+    }
+
+
+def _no_better_than_random(
+    episodes: Sequence[Trajectory], random: Sequence[Trajectory], counts: str
+) -> list[str]:
+    """One line where the agent's true return does not exceed the untrained one's, beyond chance.
+
+    One-sided at 5 %: the difference of the means is compared with 1.64 of its standard errors.
+    """
+    ours, others = (np.array([t.true_return for t in some]) for some in (episodes, random))
+    if np.isnan(ours).any() or np.isnan(others).any():
+        return []  # a task without a true reward
+    error = np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (ours, others)))
+    if ours.mean() - others.mean() > 1.64 * error:
+        return []
+    what = "random actions" if counts == "env_steps" else "the model was after SFT"
+    return [
+        f"the agent is no better than {what}: true return {ours.mean():.4g} against "
+        f"{others.mean():.4g}, over {len(ours)} episodes each, which differ by chance"
+    ]
 
 
 def _text_figures(

@@ -47,7 +47,6 @@ def prepare_text(config: TrainConfig, info: SpaceInfo) -> Prepared:
     resolved = dataclasses.replace(
         config,
         steps=config.steps or settings.n_completions,
-        rounds=plan.n_rounds,
         clip_length=1,
         hyperparameters=settings.as_mapping(),
         ensemble=with_label_noise(config),

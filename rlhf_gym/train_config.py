@@ -63,9 +63,11 @@ class TrainConfig:
     initial_labels: float = 0.25
     """Share of the answers given to warm-up experience, in (0, 1]."""
     label_slack: float = 0.2
-    """With people: share of the scheduled answers that a round does not wait for, in [0, 1)."""
+    """With people: share of the scheduled answers that a round does not wait for, in [0, 1); the
+    last round waits for all of them."""
     wait: bool = True
-    """With people: whether rounds after the first wait for answers at all."""
+    """With people: whether rounds after the first wait for answers at all. Without waiting the last
+    round asks nothing: it fits the reward to what came, and trains the agent on it."""
     record_pictures: bool = False
     """Take pictures while acting, if clips cannot be drawn later: the env has no simulator state.
     With `--teacher human` that is done in any case."""

@@ -90,13 +90,23 @@ def _remember(run: Run, config: TrainConfig, quiet: bool) -> None:
         )
 
 
-def resume(folder: Path, *, quiet: bool = False, trust: bool = False) -> Run:
+def resume(
+    folder: Path,
+    *,
+    quiet: bool = False,
+    trust: bool = False,
+    wait: bool | None = None,
+    label_slack: float | None = None,
+) -> Run:
     """Continue a run from its last checkpoint, to the same weights as if it had never stopped.
 
     Args:
         folder: The run folder.
         quiet: Print nothing.
         trust: Run the modules that its config.yaml names, though it was not made here.
+        wait: From now on, in place of what the run was begun with: False goes on without the
+            answers of people who have left. The plan of the run stays what it is.
+        label_slack: Likewise.
 
     Raises:
         ConfigError: there is no run.
@@ -107,7 +117,11 @@ def resume(folder: Path, *, quiet: bool = False, trust: bool = False) -> Run:
     started = time.perf_counter()
     run = Run.open(folder)
     prepared = prepare(read_run_config(run, trust=trust))
-    _train_on(run, prepared, _build_players(prepared, None), started, quiet)
+    players = _build_players(prepared, None)
+    if isinstance(people := players.answers, People):
+        people.wait = people.wait if wait is None else wait
+        people.slack = people.slack if label_slack is None else label_slack
+    _train_on(run, prepared, players, started, quiet)
     return run
 
 
@@ -236,7 +250,8 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
         progress = make_progress(config.steps or 0, labels, console)
         agent.on_steps = progress.steps
         if isinstance(players.answers, People):
-            players.answers.notify = progress.phase
+            players.answers.notify, players.answers.say = progress.phase, progress.note
+            players.answers.go_on = f"rlhf-gym train --resume {run.folder} --no-wait"
             console.print(
                 f"label the clips in another terminal: rlhf-gym label {run.folder}",
                 soft_wrap=True,
@@ -247,7 +262,7 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
             with progress:
                 run_rounds(parts, plan, run, progress, first_round, done)
                 progress.phase("final evaluation")
-                write_summary(run, config, parts, setup)
+                write_summary(run, config, plan, parts, setup)
         except Exception as error:  # what the env's own code raised, say, ends no run for good
             error.add_note(f"Continue with: rlhf-gym train --resume {run.folder}")
             raise

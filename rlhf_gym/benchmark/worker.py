@@ -221,7 +221,7 @@ def _run_stock(config: TrainConfig) -> Record:
         config.env,
         settings=prepared.settings,
         n_steps=prepared.config.steps,
-        n_points=prepared.config.rounds,
+        n_points=prepared.plan.n_rounds,
         seed=config.seed,
         eval_episodes=config.eval_episodes,
         final_episodes=config.final_episodes,

@@ -108,6 +108,19 @@ def test_an_own_part_is_found_in_the_working_directory(tmp_path, monkeypatch) ->
     assert json.loads((tmp_path / "run/summary.json").read_text())["n_labels"] == 20
 
 
+def test_how_long_to_wait_may_change_on_resuming(run_folder: Path, monkeypatch, capsys) -> None:
+    from rlhf_gym import training
+
+    seen: list[dict[str, object]] = []
+    resume = training.resume
+    monkeypatch.setattr(
+        training, "resume", lambda folder, **how: seen.append(how) or resume(folder, **how)
+    )
+    main(["train", "--resume", str(run_folder), "--no-wait", "--label-slack", "0.9"])
+    main(["train", "--resume", str(run_folder)])
+    assert seen == [{"wait": False, "label_slack": 0.9}, {}]
+
+
 def test_ctrl_c_says_how_to_resume_this_run(monkeypatch, capsys, tmp_path) -> None:
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

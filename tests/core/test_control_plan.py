@@ -68,3 +68,20 @@ def test_whole_episodes_of_warm_up_do_not_eat_the_only_round(steps: int) -> None
     """Eight envs of 50 steps: rounded up to whole episodes, the warm-up alone would take 400."""
     small = {"n_envs": 8, "n_steps": 7, "batch_size": 56}
     assert plan_of(labels=700, steps=steps, hyperparameters=small).n_rounds >= 1
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 40])
+def test_without_waiting_the_last_round_is_kept_for_what_comes_late(rounds: int) -> None:
+    plan = plan_of(labels=30, steps=5000, rounds=rounds, wait=False)
+    assert sum(plan.labels) == 30 and plan.warm_up + sum(plan.steps) <= 5000
+    assert plan.labels[0] > 0 and min(plan.steps) > 0
+    assert (plan.labels[-1] == 0) == (plan.n_rounds > 1)
+    assert all(n > 0 for n in plan.labels[:2][: max(plan.n_rounds - 1, 1)])
+    assert plan_of(labels=30, steps=5000, rounds=rounds).steps == plan.steps or rounds == 2
+
+
+def test_a_run_plans_the_same_from_what_it_wrote_down() -> None:
+    for wait in (True, False):
+        first = prepare(TrainConfig(env=POINT_MASS, labels=30, steps=3000, rounds=40, wait=wait))
+        again = prepare(first.config)
+        assert first.plan == again.plan and first.plan.n_rounds < first.config.rounds == 40

@@ -13,7 +13,7 @@ import pytest
 from rlhf_gym.data import Choice, Clip, Preference, Query, Trajectory
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.acquisition import uniform
-from rlhf_gym.feedback.answer_sources import Due
+from rlhf_gym.feedback.answer_sources import AtOnce, Due
 from rlhf_gym.feedback.given import last_answer
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
@@ -107,6 +107,12 @@ class AllFirst:
 
 
 class Quiet:
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     def phase(self, name: str) -> None:
         pass
 
@@ -286,3 +292,148 @@ def test_a_late_answer_about_an_earlier_round_hides_no_fit(
     plan = Plan(0, [0, 0, 0], [10] * 3, 5, clip_length=4, eval_episodes=1)
     again = play(run_folder, Learner(make_clip), plan, AllFirst(), first_round=0)
     assert [len(fitted) for fitted in again.fits] == [3, 5]
+
+
+class Repeatable(Learner):
+    """Clips that follow from the generator alone."""
+
+    def clips(self, n: int, length: int, rng: np.random.Generator) -> list[Clip]:
+        obs = rng.standard_normal((n, length + 1, 3)).astype(np.float32)
+        zeros, rewards = np.zeros((length, 2), np.float32), np.zeros(length, np.float32)
+        return [Clip(of, zeros, "Test-v0", rewards) for of in obs]
+
+
+class Rule:
+    """A teacher with a rule of its own: the k-th answer it ever gives."""
+
+    name = "rule"
+
+    def __init__(self, rule: Callable[[int], Choice]) -> None:
+        self.rule, self.n = rule, 0
+
+    def answer(self, queries: list[Query]) -> list[Preference]:
+        self.n += len(queries)
+        start = self.n - len(queries)
+        return [Preference(q, self.rule(start + i), self.name) for i, q in enumerate(queries)]
+
+
+def play_rule(
+    folder: Path, make_clip: Callable[..., Clip], plan: Plan, rule: Callable[[int], Choice]
+) -> Quiet:
+    run, observer = Run(folder) if folder.exists() else Run.create(folder), Quiet()
+    with PreferenceStore(run.store_folder) as store:
+        parts = Parts(Repeatable(make_clip), store, AtOnce(Rule(rule)), uniform, Fitted())
+        run_rounds(parts, plan, run, observer)
+    return observer
+
+
+def skip_first(n: int) -> Callable[[int], Choice]:
+    return lambda k: Choice.SKIP if k < n else Choice.FIRST if k % 3 else Choice.SECOND
+
+
+def test_a_first_round_of_nothing_but_cant_tell_is_asked_again_within_the_labels(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [4, 6, 2], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    play_rule(tmp_path / "run", make_clip, plan, skip_first(8))
+    rows = Run(tmp_path / "run").metrics()
+    # Twice in vain; the third batch says something, and the later rounds ask nothing any more.
+    assert [row["n_asked"] for row in rows] == [12, 12, 12]
+    with PreferenceStore(tmp_path / "run") as store:
+        queries = store.queries([r.query_id for r in store.answer_records()])
+        assert len({q.id for q in queries}) == len({q.clips for q in queries}) == 12
+
+
+def test_a_teacher_that_skips_everything_ends_in_one_error_before_training(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [4, 6, 2], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    with pytest.raises(DataError, match=r"'rule' said \"can't tell\" to all 12 queries"):
+        play_rule(tmp_path / "run", make_clip, plan, skip_first(99))
+    assert Run(tmp_path / "run").metrics() == []
+
+
+def test_a_run_killed_while_it_asked_again_goes_on_as_if_it_had_not(
+    tmp_path: Path, make_clip: Callable[..., Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(0, [4, 6, 6], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    whole = tmp_path / "whole"
+    play_rule(whole, make_clip, plan, skip_first(4))
+    with monkeypatch.context() as patch:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Learner, "improve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            play_rule(tmp_path / "cut", make_clip, plan, skip_first(4))
+    # What taught something is in the store already, and is asked again all the same.
+    play_rule(tmp_path / "cut", make_clip, plan, lambda k: skip_first(4)(k + 8))
+    keys = ("n_asked", "n_labels", "last_sequence")
+    rows = [
+        [[row[key] for key in keys] for row in Run(f).metrics()] for f in (whole, tmp_path / "cut")
+    ]
+    assert rows[0] == rows[1] == [[8, 8, 8], [10, 10, 10], [16, 16, 16]]
+
+
+def test_a_later_round_of_nothing_but_cant_tell_trains_on_what_is_there_and_says_so(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [5, 3, 2], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    observer = play_rule(
+        tmp_path / "run", make_clip, plan, lambda k: Choice.SKIP if 5 <= k < 8 else Choice.FIRST
+    )
+    (note,) = observer.notes
+    assert note.startswith('warning: round 2: all 3 answers are "can\'t tell"')
+    rows = Run(tmp_path / "run").metrics()
+    assert [row["n_labels"] for row in rows] == [5, 8, 10]
+    assert [len(row["warnings"]) for row in rows] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        (lambda k: Choice.TIE, "ties"),
+        (lambda k: Choice.SECOND, "one side"),
+        (lambda k: Choice.FIRST if k % 2 else Choice.SECOND, "in turn"),
+    ],
+)
+def test_degenerate_answers_are_warned_of_once_and_noted_in_every_round(
+    tmp_path: Path, make_clip: Callable[..., Clip], rule: Callable[[int], Choice], kind: str
+) -> None:
+    plan = Plan(0, [10, 10, 10], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    observer = play_rule(tmp_path / "run", make_clip, plan, rule)
+    (note,) = observer.notes
+    assert note.startswith("warning: rule ")
+    kinds = [[w["kind"] for w in row["warnings"]] for row in Run(tmp_path / "run").metrics()]
+    assert kinds[-1] == [kind] and kinds == sorted(kinds)
+
+
+def test_the_last_round_is_known_as_the_last(
+    tmp_path: Path, make_clip: Callable[..., Clip]
+) -> None:
+    plan = Plan(0, [4, 2, 0], [10] * 3, 5, clip_length=4, eval_episodes=1)
+    play(tmp_path / "run", Learner(make_clip), plan, source := AllFirst())
+    assert [due.is_last for due in source.dues] == [False, False, True]
+    assert [due.n_left for due in source.dues] == [2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("choose", "what"),
+    [
+        (lambda clips, model, n, rng: None, "returned NoneType"),
+        (lambda clips, model, n, rng: [(clips[0], clips[1])] * (n - 1), "returned 2"),
+        (lambda clips, model, n, rng: [(clips[0],)] * n, "something else than two of the"),
+    ],
+)
+def test_an_acquisition_that_breaks_its_contract_is_named(
+    tmp_path: Path, make_clip: Callable[..., Clip], choose: Any, what: str
+) -> None:
+    choose.__name__ = "own"
+    run = Run.create(tmp_path / "run")
+    plan = Plan(0, [3, 3], [10] * 2, 5, clip_length=4, eval_episodes=1)
+    with PreferenceStore(run.store_folder) as store:
+        parts = Parts(Learner(make_clip), store, AllFirst(), choose, Fitted())
+        with pytest.raises(DataError, match=f"the acquisition 'own' .*{what}"):
+            run_rounds(parts, plan, run, Quiet())
+        assert store.counts()["n_queries"] == 3

@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_gym import training
 from rlhf_gym.config import to_yaml
-from rlhf_gym.data import Choice
+from rlhf_gym.data import Choice, Preference
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.feedback.answer_sources import People
 from rlhf_gym.feedback.desk import LabelDesk
@@ -109,7 +109,10 @@ def test_the_label_schedule_is_the_clock(labelled: Run) -> None:
         due += asked
         assert 0.8 * due <= metrics["n_labels"] <= due
     summary = json.loads(labelled.summary_path.read_text())
-    assert summary["n_labels"] == labelled.metrics()[-1]["n_labels"]
+    # The last round waits for all of them: no answer is given in vain.
+    assert summary["n_labels"] == labelled.metrics()[-1]["n_labels"] == due == 40
+    assert summary["n_answers_late"] == summary["n_answers_missing"] == 0
+    assert summary["warnings"] == [] or "no better than random" in summary["warnings"][0]
 
 
 def test_a_replay_of_the_answers_ends_with_the_same_weights(labelled: Run, tmp_path: Path) -> None:
@@ -124,6 +127,57 @@ def test_a_replay_of_the_answers_ends_with_the_same_weights(labelled: Run, tmp_p
         assert b.answer_records(superseded=True) == [
             r for r in a.answer_records(superseded=True) if r.sequence <= last
         ]
+
+
+def test_without_waiting_a_closing_round_learns_what_came_late(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, wait=False)
+    plan = training.prepare(config).plan
+    waiting = training.prepare(SMALL).plan
+    assert plan.labels[-1] == 0 and sum(plan.labels) == 40
+    assert plan.steps[-1] > 0 and sum(plan.steps) + plan.warm_up <= 4000
+    assert waiting.labels[-1] > 0 and waiting.steps == plan.steps
+    run = train_with(config, tmp_path / "run", ["anna"])
+    again = training.prepare(read_run_config(run)).plan
+    assert (again.labels, again.steps) == (plan.labels, plan.steps), "it resumes by the same plan"
+    replay = dataclasses.replace(read_run_config(run), teacher=f"replay:{run.folder}")
+    assert weights(training.train(replay, tmp_path / "again", quiet=True)) == weights(run)
+
+
+def test_who_runs_it_can_go_on_without_a_labeller_who_has_left(tmp_path: Path, capsys) -> None:
+    """One answers four questions out of five and leaves; the last round would wait for ever."""
+    folder = tmp_path / "run"
+
+    class StopError(Exception):
+        pass
+
+    def leave(seconds: float) -> None:
+        with PreferenceStore(folder) as store:
+            if queries := store.open_queries():
+                by_return = sorted(queries[0].clips, key=lambda clip: clip.true_return)
+                first = by_return[-1] is queries[0].first
+                choice = Choice.FIRST if first else Choice.SECOND
+                if store.counts()["n_answers"] < 34:
+                    store.answer([Preference(queries[0], choice, "human", labeller="anna")])
+                    return
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        build = training._build_answers
+        patch.setattr(
+            training,
+            "_build_answers",
+            lambda config: dataclasses.replace(build(config), sleep=leave),
+        )
+        with pytest.raises(StopError):
+            training.train(SMALL, folder)
+    shown = capsys.readouterr().out
+    assert "the last round waits for all answers" in shown
+    assert f"rlhf-gym train --resume {folder} --no-wait" in shown
+    run = training.resume(folder, quiet=True, wait=False)
+    summary = json.loads(run.summary_path.read_text())
+    assert (summary["n_labels"], summary["n_labels_planned"]) == (34, 40)
+    assert summary["n_answers_missing"] == 6
+    assert read_run_config(run).wait, "what the run was begun with stays"
 
 
 def test_two_people_answer_every_pair_when_two_answers_are_asked(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rlhf_gym.closing_table import print_summary
 from rlhf_gym.progress import (
     LiveProgress,
     PlainProgress,
     finite,
     make_progress,
-    print_summary,
     recovered_fraction,
     seconds_by_part,
     show_number,
@@ -317,6 +317,47 @@ def test_the_closing_table_says_where_things_lie(tmp_path: Path) -> None:
     assert "report" not in printed_rows(summary(), tmp_path)
     (tmp_path / "report.html").touch()
     assert printed_rows(summary(), tmp_path)["report"] == str(tmp_path / "report.html")
+
+
+def test_what_was_asked_for_and_did_not_happen_is_said_a_line_each() -> None:
+    rows = printed_rows(
+        summary(
+            n_rounds=3, n_rounds_planned=4, env_steps=25_504, n_steps_planned=30_000,
+            n_labels=20, n_labels_planned=24, n_questions_unasked=1, n_answers_missing=1,
+            n_answers_late=2,
+        )
+    )  # fmt: skip
+    assert rows["rounds"] == "3 of 4: the steps allow no more"
+    assert rows["env steps"].startswith("25,504 of 30,000 (a round is whole rollouts) training")
+    assert rows["labels used"] == "20 of 24"
+    assert rows["questions not asked"].startswith("1: the clips held too few")
+    assert rows["answers missing"].startswith("1: nobody gave them")
+    assert rows["answers unused"].startswith("2: they came after the last fit")
+
+
+def test_where_everything_happened_nothing_is_said() -> None:
+    rows = printed_rows(
+        summary(
+            n_rounds=4, n_rounds_planned=4, env_steps=30_000, n_steps_planned=30_000, n_labels=24,
+            n_labels_planned=24, n_questions_unasked=0, n_answers_missing=0, n_answers_late=0,
+            warnings=[],
+        )
+    )  # fmt: skip
+    assert not {"rounds", "questions not asked", "answers missing", "answers unused"} & set(rows)
+    assert rows["labels used"] == "24" and rows["env steps"].startswith("30,000 training")
+    assert "warning" not in rows
+
+
+def test_warnings_stand_in_the_closing_table_without_control_characters() -> None:
+    assert printed_rows(summary(warnings=["eve\x1b chose left"]))["warning"] == "eve? chose left"
+
+
+@pytest.mark.parametrize("make", [PlainProgress, LiveProgress])
+def test_a_note_stays_on_the_screen(make: type) -> None:
+    console = log_console()
+    with make(100, 10, console) as progress:
+        progress.note("warning: [b]eve\x1b[2J")
+    assert "warning: [b]eve?[2J" in output(console)
 
 
 def test_a_summary_with_nothing_in_it_can_be_printed() -> None:

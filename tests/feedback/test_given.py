@@ -92,7 +92,7 @@ def test_a_replay_that_is_given_the_same_has_them_once(tmp_path: Path) -> None:
     with PreferenceStore(tmp_path / "new") as store:
         add_given(store, given)
         store.post([own])
-        Replay(tmp_path / "recorded").collect(store, Due(0, 3))
+        Replay(tmp_path / "recorded").collect(store, Due(0, 3, 3))
         assert [r.uuid for r in store.answer_records()] == recorded and len(recorded) == 3
 
 
