@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -86,6 +87,13 @@ class PreferenceLearning(SubstituteReward):
             for i, (first, second) in enumerate(pairs)
         ]
         self.preferences += [_blind(answer) for answer in ask_teacher(self.teacher, queries)]
+        if all(answer.preference_prob is None for answer in self.preferences):
+            warnings.warn(
+                f'all {len(self.preferences)} answers so far are "can\'t tell": there is no reward '
+                "to train on yet, and the next round of questions is waited for.",
+                stacklevel=2,
+            )
+            return
         report = self.reward_model.fit(self.preferences, generator(self.seed, "fit", round_))
         self.reward_function = self.reward_model.rewards
         self.logger.record("reward_model/n_labels", len(self.preferences))

@@ -115,10 +115,11 @@ def _no_better_than_random(
     error = np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (ours, others)))
     if ours.mean() - others.mean() > 1.64 * error:
         return []
-    what = "random actions" if counts == "env_steps" else "the model was after SFT"
+    is_text = counts == "completions"
+    what, unit = ("the model after SFT", counts) if is_text else ("random actions", "episodes")
     return [
         f"the agent is no better than {what}: true return {ours.mean():.4g} against "
-        f"{others.mean():.4g}, over {len(ours)} episodes each, which differ by chance"
+        f"{others.mean():.4g}, over {len(ours)} {unit} each: no more than chance"
     ]
 
 

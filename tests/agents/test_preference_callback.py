@@ -8,8 +8,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rlhf_gym.agents.preference_callback import PreferenceLearning
 from rlhf_gym.agents.recorder import Recorder
+from rlhf_gym.data import Choice, Preference, Query
 from rlhf_gym.envs import hide_reward, make_env, space_info
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.feedback.acquisition import uniform
 from rlhf_gym.feedback.reward_model import EnsembleRewardModel
 from rlhf_gym.feedback.teachers import make_teacher
@@ -42,6 +43,27 @@ def test_a_stock_ppo_asks_as_planned_and_learns_from_the_fitted_reward() -> None
     model.learn(7 * 100, callback=callback)
     assert [p.query.round for p in callback.preferences] == [0] * 8 + [1] * 4
     assert len(seen) == 6, "all rollouts but the first, which had no reward model yet"
+
+
+def test_a_first_round_of_nothing_but_cant_tell_is_no_end() -> None:
+    class Shy:
+        name = "shy"
+
+        def answer(self, queries: list[Query]) -> list[Preference]:
+            choice = Choice.SKIP if queries[0].round == 0 else Choice.FIRST
+            return [Preference(query, choice, self.name) for query in queries]
+
+    venv = DummyVecEnv([lambda: hide_reward(Monitor(make_env(ENV))) for _ in range(2)])
+    recorder = Recorder(venv, context_id=ENV, n_steps=100)
+    model = PPO("MlpPolicy", recorder, n_steps=50, batch_size=50, n_epochs=1, seed=0)
+    reward_model = EnsembleRewardModel(space_info(make_env(ENV)))
+    callback = PreferenceLearning(reward_model, Shy(), uniform, [4, 4], clip_length=10)
+    with pytest.warns(UserWarning, match="all 4 answers so far are"):
+        model.learn(3 * 100, callback=callback)
+    assert callback.reward_function == reward_model.rewards
+    callback.teacher.answer = lambda queries: []  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="the teacher 'shy' was asked 4 queries and answered 0"):
+        callback._ask_and_fit(1)
 
 
 def test_impossible_plans_are_refused() -> None:
