@@ -251,7 +251,6 @@ def _fit_figures(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "reward_accuracy_train": report["accuracy_train"],
         "reward_accuracy_heldout": report["accuracy_heldout"],
-        "reward_n_heldout": report["n_heldout_decisive"],
         "reward_log_loss_train": report["loss_train"],
         "reward_log_loss_heldout": report["loss_heldout"],
         "reward_n_heldout": report["n_heldout_decisive"],
