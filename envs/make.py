@@ -194,7 +194,8 @@ def _refused_argument(
         return _cannot_draw(env_id, kwargs["render_mode"], "its constructor takes no `render_mode`")
     return ConfigError(
         f"{env_id} does not take one of the arguments {sorted(kwargs)}: {error}. "
-        "Remove it from `env_kwargs`, or see the env's documentation for what it accepts."
+        "Remove it from `env_kwargs` (`--max-new-tokens` is one of them, for texts), or see the "
+        "env's documentation for what it accepts."
     )
 
 

@@ -7,8 +7,9 @@ equal to EOS, or PAD in the text, the guess is another token, and the model look
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from rlhf_gym.data import Array, Clip
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.language.batches import TokenBatch, pad_right
+from rlhf_gym.language.encoding import cut_left, encode_continuations, list_rows
 from rlhf_gym.text_clips import clip_finished, clip_text
 
 __all__ = [
@@ -26,9 +28,12 @@ __all__ = [
     "TextLimits",
     "clip_texts",
     "encode_texts",
+    "losses_note",
     "pack_right",
     "pair_table",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,16 @@ class EncodedTexts:
     """Texts whose prompt lost its beginning."""
     n_completions_truncated: int
     """Texts whose completion lost its end."""
+    bad: dict[int, str] = field(default_factory=dict)
+    """Texts that cannot be written in tokens, their rows empty, and why."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, which: Array) -> EncodedTexts:
+        """Some of the texts, in the order given; what is counted, and `bad`, is of all."""
+        rows = [self.rows[index] for index in which]
+        return replace(self, rows=rows, completion_lengths=self.completion_lengths[which])
 
     def padded(self, which: Sequence[int], pad_id: int) -> tuple[Tensor, Tensor]:
         """Some of the texts: (b, L) int64 ids padded on the right, and (b,) last indices."""
@@ -72,8 +84,12 @@ def encode_texts(
     completions: Sequence[str],
     finished: Sequence[bool],
     limits: TextLimits,
+    *,
+    on_bad: Literal["refuse", "mark"] = "refuse",
 ) -> EncodedTexts:
-    """Tokenize M prompts and completions, apart, as a sampler has them.
+    """Tokenize M prompts, and completions behind them, as a sampler has them.
+
+    What a text spells is text, special tokens too; see `rlhf_gym.language.encoding`.
 
     Args:
         tokenizer: A transformers tokenizer with EOS.
@@ -81,42 +97,43 @@ def encode_texts(
         completions: M texts; may be empty.
         finished: M flags: EOS is put behind those that ended by themselves.
         limits: What is too long. A completion that is cut loses its EOS too: it did not end there.
+        on_bad: What becomes of a text that cannot be used: an error, or a note in `bad`.
 
     Raises:
-        DataError: other counts, a text without any token, or a text that is too long where that is
-            to be refused.
+        DataError: other counts; a text that is too long where that is to be refused; unless they
+            are to be marked, one without any token, or that the tokenizer cannot write.
     """
     if not len(prompts) == len(completions) == len(finished):
         raise DataError(
             f"{len(prompts)} prompts, {len(completions)} completions and {len(finished)} flags; "
             "each text needs one of each."
         )
-    heads = _prompt_tokens(tokenizer, prompts)
-    tails = _tokens(tokenizer, completions)
-    rows, lengths = [], []
+    found = encode_continuations(tokenizer, prompts, completions, finished)
+    rows, lengths = list[list[int]](), list[int]()
+    bad = {row: f"cannot be used: {reason}" for row, reason in found.bad.items()}
     n_prompts = n_completions = 0
-    for index, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        end = [int(tokenizer.eos_token_id)] if finished[index] else []
-        row = [*tail, *end]
-        too_long = len(head) > limits.prompt, len(row) > limits.completion
+    for index, (head, tail) in enumerate(zip(found.prompts, found.completions, strict=True)):
+        too_long = len(head) > limits.prompt, len(tail) > limits.completion
         if any(too_long) and limits.on_too_long == "refuse":
             raise DataError(
-                f"text {index} has {len(head)} prompt and {len(row)} completion tokens, more than "
+                f"text {index} has {len(head)} prompt and {len(tail)} completion tokens, more than "
                 f"{limits.prompt} and {limits.completion}; raise the limits, shorten it, or choose "
                 "to truncate."
             )
+        if not head and not tail:
+            bad.setdefault(
+                index,
+                "has no token: prompt and completion are empty and the tokenizer has no BOS; omit "
+                "it, or use a tokenizer with BOS",
+            )
         n_prompts += too_long[0]
         n_completions += too_long[1]
-        kept = _cut_left(head, limits.prompt, tokenizer.bos_token_id)
-        row = row[: limits.completion]
-        if not kept and not row:
-            raise DataError(
-                f"text {index} has no token: prompt and completion are empty and the tokenizer has "
-                "no BOS; leave it out, or use a tokenizer with BOS."
-            )
-        rows.append([*kept, *row])
-        lengths.append(len(row))
-    return EncodedTexts(rows, np.array(lengths, np.int64), n_prompts, n_completions)
+        tail = tail[: limits.completion]
+        rows.append([*cut_left(head, limits.prompt, tokenizer.bos_token_id), *tail])
+        lengths.append(len(tail))
+    if bad and on_bad == "refuse":
+        raise DataError(f"text {min(bad)} {bad[min(bad)]}.")
+    return EncodedTexts(rows, np.array(lengths, np.int64), n_prompts, n_completions, bad)
 
 
 def clip_texts(clips: Sequence[Clip]) -> tuple[list[str], list[str], list[bool]]:
@@ -149,6 +166,8 @@ class PairTable:
     """The prompt of each answer."""
     n_identical: int = 0
     """Answers left out because cutting made their two texts equal."""
+    left_out: Sequence[tuple[int, str]] = ()
+    """Answers left out because a text cannot be used, by their number, and why."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -163,27 +182,55 @@ def pair_table(preferences: PreferenceSet, tokenizer: Any, limits: TextLimits) -
     used, flat = np.unique(preferences.pairs, return_inverse=True)
     pairs = flat.reshape(-1, 2)  # (N, 2)
     clips = [preferences.clips.clip(int(row)) for row in used]
-    texts = encode_texts(tokenizer, *clip_texts(clips), limits)
-    differ = np.array([texts.rows[a] != texts.rows[b] for a, b in pairs], bool)
-    if not differ.any():
+    texts = encode_texts(tokenizer, *clip_texts(clips), limits, on_bad="mark")
+    kept_texts = np.array([row for row in range(len(texts)) if row not in texts.bad], np.int64)
+    left_out = {
+        number: f"{side} text {texts.bad[text]}"
+        for number, pair in enumerate(pairs.tolist())
+        for side, text in (("second", pair[1]), ("first", pair[0]))
+        if text in texts.bad
+    }
+    alike = {n for n, (a, b) in enumerate(pairs) if texts.rows[a] == texts.rows[b]} - set(left_out)
+    kept = np.array(
+        [n for n in range(len(pairs)) if n not in alike and n not in left_out], np.int64
+    )
+    note = losses_note(texts, left_out, len(pairs))
+    if not len(kept):
         raise DataError(
             f"none of {len(pairs)} answers has two different texts within {limits.prompt} prompt "
-            f"and {limits.completion} completion tokens; raise the limits."
+            f"and {limits.completion} completion tokens; raise the limits. {note}".rstrip()
         )
-    kept = np.flatnonzero(differ)
+    if note:
+        _log.warning(note)
     numbers: dict[str, int] = {}
-    contexts = [clip.context_id for clip in clips]
+    contexts = [clips[row].context_id for row in kept_texts]
     groups = [numbers.setdefault(context, len(numbers)) for context in contexts]
     return PairTable(
-        texts=texts,
+        texts=texts.select(kept_texts),
         groups=np.array(groups, np.int64),
-        pairs=pairs[kept],
+        pairs=np.searchsorted(kept_texts, pairs[kept]),
         probs=np.asarray(preferences.probs, np.float32)[kept],
         margins=_margins(preferences)[kept],
         query_ids=[preferences.query_ids[row] for row in kept],
-        context_ids=[contexts[pairs[row, 0]] for row in kept],
-        n_identical=int((~differ).sum()),
+        context_ids=[clips[pairs[row, 0]].context_id for row in kept],
+        n_identical=len(alike),
+        left_out=sorted(left_out.items()),
     )
+
+
+def losses_note(
+    texts: EncodedTexts, left_out: Mapping[int, str] | None = None, n_answers: int = 0
+) -> str:
+    """What was cut of texts, and which answers were left out, in one line; empty where nothing."""
+    parts = []
+    if texts.n_completions_truncated:
+        parts.append(f"{texts.n_completions_truncated} completions lost their end")
+    if texts.n_prompts_truncated:
+        parts.append(f"{texts.n_prompts_truncated} prompts lost their beginning")
+    if left_out:
+        listed = list_rows(sorted(left_out.items()), row="answer")
+        parts.append(f"{len(left_out)} of {n_answers} answers left out ({listed})")
+    return f"reward model, of {len(texts)} texts: {'; '.join(parts)}" if parts else ""
 
 
 def pack_right(batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -212,30 +259,3 @@ def _margins(preferences: PreferenceSet) -> Array:
             )
         margins[row] = value
     return margins
-
-
-def _prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """BOS and the tokens of each prompt; equal prompts are tokenized once."""
-    distinct = list(dict.fromkeys(prompts))
-    bos = tokenizer.bos_token_id
-    found = {}
-    for prompt, ids in zip(distinct, _tokens(tokenizer, distinct), strict=True):
-        # A text from a chat template may begin with BOS already.
-        found[prompt] = ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-    return [found[prompt] for prompt in prompts]
-
-
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-    )["input_ids"]
-    return ids
-
-
-def _cut_left(ids: list[int], length: int, bos_id: int | None) -> list[int]:
-    if len(ids) <= length:
-        return ids
-    head = ids[:1] if ids[0] == bos_id else []
-    return head + ids[len(ids) - (length - len(head)) :]

@@ -30,6 +30,8 @@ def labelled_table(
 ) -> PairTable:
     """Compare good and bad texts, in random groups, for `TextRewardModel.fit_table`.
 
+    Texts that the tokenizer cannot write are left out; `left_out` of the table lists them.
+
     Args:
         tokenizer: The reward model's.
         texts: M whole texts, as completions of the empty prompt that ended by themselves.
@@ -48,9 +50,11 @@ def labelled_table(
             "good; one label per text and both kinds are needed."
         )
     empty, ended = [""] * len(texts), [True] * len(texts)
-    rows = encode_texts(tokenizer, empty, texts, ended, limits)
-    n_groups = -(-len(texts) // group_texts)
-    groups = rng.permutation(len(texts)) % n_groups
+    rows = encode_texts(tokenizer, empty, texts, ended, limits, on_bad="mark")
+    usable = np.array([row for row in range(len(texts)) if row not in rows.bad], np.int64)
+    rows, labels = rows.select(usable), labels[usable]
+    n_groups = -(-len(labels) // group_texts)
+    groups = rng.permutation(len(labels)) % n_groups
     pairs = []
     for group in range(n_groups):
         members = np.flatnonzero(groups == group)
@@ -70,6 +74,7 @@ def labelled_table(
         query_ids=[f"{a} {b}" for a, b in kept],
         context_ids=[f"group {groups[a]}" for a in kept[:, 0]],
         n_identical=int((~differ).sum()),
+        left_out=sorted(rows.bad.items()),
     )
 
 

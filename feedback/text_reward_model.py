@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from rlhf_gym.feedback.text_data import (
     TextLimits,
     clip_texts,
     encode_texts,
+    losses_note,
     pack_right,
     pair_table,
 )
@@ -48,6 +50,8 @@ from rlhf_gym.protocols import FitReport
 from rlhf_gym.text_clips import symbols_text
 
 __all__ = ["TextFitReport", "TextRewardModel"]
+
+_log = logging.getLogger(__name__)
 
 _LEAST_DEVIATION = 0.01
 """Nats: scores that differ by less say nothing (P(first) within 0.0025 of a half), and are not
@@ -68,6 +72,8 @@ class TextFitReport(FitReport):
     """Texts whose prompt lost its beginning."""
     n_completions_truncated: int
     """Texts whose completion lost its end."""
+    n_left_out: int
+    """Answers left out because this model's tokenizer cannot write a text of theirs."""
     length_correlation: float
     """Of a text's score (mean over the members) with its completion's tokens, over all texts."""
 
@@ -109,6 +115,7 @@ class TextRewardModel:
         self.net = TextRewardNet(trunk, lm.hidden_size, s.n_members, seed).to(lm.device)
         self.mean = torch.zeros(s.n_members, 1, device=lm.device)
         self.std = torch.ones(s.n_members, 1, device=lm.device)
+        self._said_cut = False  # texts are scored by the thousand
         self.limits = TextLimits(s.max_prompt_tokens, s.max_completion_tokens, s.on_too_long)
 
     @property
@@ -324,6 +331,9 @@ class TextRewardModel:
         self, prompts: Sequence[str], completions: Sequence[str], finished: Sequence[bool]
     ) -> Tensor:
         texts = encode_texts(self.tokenizer, prompts, completions, finished, self.limits)
+        if not self._said_cut and (note := losses_note(texts)):
+            self._said_cut = True
+            _log.warning("scoring by the %s (said once)", note)
         return self.net.score_texts(texts, self.pad_id)
 
     def _normalise(self, scores: Tensor) -> None:
@@ -362,6 +372,7 @@ class TextRewardModel:
             n_identical=table.n_identical,
             n_prompts_truncated=table.texts.n_prompts_truncated,
             n_completions_truncated=table.texts.n_completions_truncated,
+            n_left_out=len(table.left_out),
             length_correlation=correlation(
                 scores.mean(0).cpu().numpy(), table.texts.completion_lengths
             ),

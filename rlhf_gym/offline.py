@@ -191,7 +191,8 @@ def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int, t
     for episode in agent.evaluate(n_episodes, stream(seed, "watch")):
         prompt, completion, ended = symbols_text(episode.actions)
         cut = "" if ended else " ..."
-        print(f"{prompt} | {completion}{cut}  (TRUE reward {episode.true_return:.3g})")
+        behind = completion.removeprefix(" ")  # the bar stands in its place
+        print(f"{prompt} | {behind}{cut}  (TRUE reward {episode.true_return:.3g})")
 
 
 def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> tuple[list[Path], str | None]:

@@ -37,6 +37,9 @@ class TrainConfig:
     """The agent: ppo; on texts also dpo; or an own one as `module:attribute`."""
     model: str | None = None
     """On texts: the language model to start from, a folder or a name; default: a tiny new one."""
+    max_new_tokens: int | None = None
+    """On texts: tokens of the longest completion, EOS included; default: what the task's longest
+    text needs under the model's tokenizer."""
     teacher: str = "synthetic"
     """Who answers: human (through `rlhf-gym label`), synthetic (= oracle), mistake, noisy, skip,
     myopic, equal, knobs like `eps_mistake=0.3`, `replay:FOLDER` (the answers recorded there), or
@@ -102,7 +105,7 @@ class TrainConfig:
         for name, low in (
             ("labels", 0), ("steps", 1), ("seed", 0), ("rounds", 1), ("clip_length", 1),
             ("answers_per_query", 1), ("eval_episodes", 1), ("final_episodes", 1), ("threads", 1),
-            ("horizon", 1),
+            ("horizon", 1), ("max_new_tokens", 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not is_whole(value, low):
@@ -135,7 +138,11 @@ class TrainConfig:
                 f"`pooling` is {self.pooling}, which weighs several labellers of one pair, and "
                 f"`--teacher {self.teacher}` is one; leave it at none."
             )
-        for name, mine in (("horizon", "max_episode_steps"), ("obs_keys", "obs_keys")):
+        for name, mine in (
+            ("horizon", "max_episode_steps"),
+            ("obs_keys", "obs_keys"),
+            ("max_new_tokens", "max_new_tokens"),
+        ):
             if getattr(self, name) and mine in self.env_kwargs:
                 raise ConfigError(
                     f"`{name}` is {getattr(self, name)} and `env_kwargs` holds `{mine}: "
@@ -143,12 +150,14 @@ class TrainConfig:
                 )
 
     def make_env_kwargs(self) -> dict[str, Any]:
-        """What `make_env` takes as `env_kwargs`: those of the config, with horizon and keys."""
+        """What `make_env` takes as `env_kwargs`: those of the config, with horizon, keys and T."""
         kwargs = dict(self.env_kwargs)
         if self.horizon is not None:
             kwargs["max_episode_steps"] = self.horizon
         if self.obs_keys:
             kwargs["obs_keys"] = self.obs_keys
+        if self.max_new_tokens is not None:
+            kwargs["max_new_tokens"] = self.max_new_tokens
         return kwargs
 
     def named_modules(self) -> dict[str, str]:

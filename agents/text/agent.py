@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from rlhf_gym.seeding import torch_seed
 from rlhf_gym.text_clips import symbols_text, text_clip
 
 __all__ = ["TextAgent", "text_task_of"]
+
+_log = logging.getLogger(__name__)
 
 _N_SAMPLES = 8
 _PER_PROMPT = 2
@@ -110,6 +113,8 @@ class TextAgent:
             lm.to(device)
             return lm, task
         lm = LanguageModel.load(model, device=device)
+        for note in lm.notes:
+            _log.warning("%s: %s", model, note)
         kwargs = {**(env_kwargs or {}), "tokenizer": lm.tokenizer, "vocab_size": lm.vocab_size}
         return lm, text_task_of(self.env_id, kwargs)
 
@@ -172,6 +177,7 @@ class TextAgent:
                 "sft_nats_per_token": report.nats_per_token_last,
                 "sft_truncated_prompts": float(report.n_truncated_prompts),
                 "sft_truncated_completions": float(report.n_truncated_completions),
+                "sft_left_out": float(len(data.left_out)),
             }
         self._set_reference()
 
@@ -303,8 +309,9 @@ class TextAgent:
 
     def _blind_clips(self, batch: TokenBatch, rows: Any) -> list[Clip]:
         """Completions as clips without a true reward: what a reward model may see."""
-        texts = [self.task.decode(ids) for ids in batch.completion_lists()]
-        prompts = [self.task.prompts[int(row)] for row in rows]
+        indices = [int(row) for row in rows]
+        texts = self.task.completion_texts(indices, batch.completion_lists())
+        prompts = [self.task.prompts[index] for index in indices]
         ended = batch.finished.tolist()
         return [text_clip(*parts) for parts in zip(prompts, texts, ended, strict=True)]
 

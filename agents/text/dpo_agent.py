@@ -45,8 +45,8 @@ class TextDPOAgent(TextAgent):
         Returns:
             Over all pairs, after it, `dpo_loss`, `dpo_accuracy` and `dpo_margin`,
             `logprob_chosen` and `logprob_rejected` (nats per completion; DPO may lower both),
-            `n_pairs_left_out` (skipped, or alike after cutting), and of the policy `kl_to_ref`
-            (nats per completion), `length`, `eos_share`, `distinct_1`, `distinct_2`.
+            `n_pairs_left_out` (skipped, alike after cutting, or unusable), and of the policy
+            `kl_to_ref` (nats per completion), `length`, `eos_share`, `distinct_1`, `distinct_2`.
 
         Raises:
             DataError: no answer is left to learn from.
@@ -76,7 +76,7 @@ class TextDPOAgent(TextAgent):
             "dpo_margin": after["margin"],
             "logprob_chosen": after["logprob_chosen"],
             "logprob_rejected": after["logprob_rejected"],
-            "n_pairs_left_out": float(counts.n_skipped + counts.n_alike),
+            "n_pairs_left_out": float(counts.n_skipped + counts.n_alike + len(counts.left_out)),
             **self._probe(),
             **self.sft_figures,
         }

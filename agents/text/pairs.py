@@ -106,7 +106,7 @@ class CompletionPairs:
         n = len(chosen)
         if len(rejected) != n:
             raise DataError(f"{n} chosen and {len(rejected)} rejected completions; give as many.")
-        if chosen.pad_id != rejected.pad_id or chosen.eos_id != rejected.eos_id:
+        if _marks(chosen) != _marks(rejected):
             raise DataError("chosen and rejected come from different tokenizers; use one for both.")
         merged = _stacked(chosen, rejected)
         differing = (merged.prompt_ids[:n] != merged.prompt_ids[n:]).any(1)
@@ -131,6 +131,10 @@ class CompletionPairs:
 _PAIR_FIELDS = ("chosen", "rejected", "prob", "weights")
 
 
+def _marks(batch: TokenBatch) -> tuple[int, ...]:
+    return batch.pad_id, batch.eos_id, *batch.also_ends
+
+
 def _stacked(first: TokenBatch, second: TokenBatch) -> TokenBatch:
     """Both batches, one below the other; prompts are padded on the left, completions right."""
 
@@ -153,4 +157,5 @@ def _stacked(first: TokenBatch, second: TokenBatch) -> TokenBatch:
         completion_mask=widened("completion_mask", left=False),
         pad_id=first.pad_id,
         eos_id=first.eos_id,
+        also_ends=first.also_ends,
     )

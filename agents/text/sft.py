@@ -6,6 +6,7 @@ texts end does not end its own.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -19,11 +20,14 @@ from rlhf_gym.agents.text.losses import sft_loss
 from rlhf_gym.agents.text.optimiser import Optimiser, require_finite
 from rlhf_gym.errors import ConfigError, DataError
 from rlhf_gym.language.agreement import ensure_agreement
-from rlhf_gym.language.batches import TokenBatch, cut_left, encode_texts
+from rlhf_gym.language.batches import TokenBatch
+from rlhf_gym.language.encoding import cut_left, encode_continuations, list_rows
 from rlhf_gym.language.models import LanguageModel
 from rlhf_gym.language.scores import completion_scores
 
 __all__ = ["SFTData", "SFTReport", "SFTSettings", "SFTTrainer", "encode_examples"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class SFTData:
     """Prompts that lost their beginning."""
     n_truncated_completions: int = 0
     """Completions that lost their end, and EOS with it."""
+    left_out: Sequence[tuple[int, str]] = ()
+    """The rows that could not be used, by their number in what was given, and why."""
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.completions) or not self.prompts:
@@ -103,7 +109,9 @@ class SFTData:
         """
         prompts = [self.prompts[row] for row in rows]
         completions = [self.completions[row] for row in rows]
-        batch = TokenBatch.from_lists(prompts, completions, lm.pad_id, lm.eos_id)
+        batch = TokenBatch.from_lists(
+            prompts, completions, lm.pad_id, lm.eos_id, also_ends=lm.also_ends
+        )
         return lm.check(batch.to(lm.device))
 
 
@@ -115,10 +123,12 @@ def encode_examples(
     max_prompt_tokens: int,
     max_completion_tokens: int,
 ) -> SFTData:
-    """Tokenize prompts and completions apart, as a sampler will see them.
+    """Tokenize prompts, and completions behind them, as a sampler will see them.
 
-    A prompt that is too long loses its beginning (BOS stays), a completion its end; a completion
-    that was cut gets no EOS, because its text did not end there.
+    What a text spells is text, special tokens too; see `rlhf_gym.language.encoding`. A prompt that
+    is too long loses its beginning (BOS stays), a completion its end; a completion that was cut
+    gets no EOS, because its text did not end there. Rows that cannot be used are left out. Both are
+    counted, and logged in one line.
 
     Args:
         lm: Whose tokenizer is used.
@@ -129,22 +139,58 @@ def encode_examples(
 
     Raises:
         ConfigError: a limit below 1.
-        DataError: other counts of texts, or none.
+        DataError: other counts of texts, or none that can be used.
     """
     if min(max_prompt_tokens, max_completion_tokens) < 1:
         raise ConfigError(
             f"`max_prompt_tokens` is {max_prompt_tokens}, `max_completion_tokens` "
             f"{max_completion_tokens}; both must be at least 1."
         )
+    if len(prompts) != len(completions) or not prompts:
+        raise DataError(
+            f"{len(prompts)} prompts and {len(completions)} completions; give as many of each, and "
+            "at least one."
+        )
+    found = encode_continuations(lm.tokenizer, prompts, completions, [True] * len(prompts))
+    left_out = dict(found.bad)
     n_cut_prompts = n_cut_completions = 0
     prompt_rows, completion_rows = list[list[int]](), list[list[int]]()
-    for ids in encode_texts(lm.tokenizer, prompts, bos=True):
-        n_cut_prompts += len(ids) > max_prompt_tokens
-        prompt_rows.append(cut_left(ids, max_prompt_tokens, lm.bos_id))
-    for ids in encode_texts(lm.tokenizer, completions, bos=False):
-        n_cut_completions += len(ids) + 1 > max_completion_tokens
-        completion_rows.append([*ids, lm.eos_id][:max_completion_tokens])
-    return SFTData(prompt_rows, completion_rows, n_cut_prompts, n_cut_completions)
+    for row, (head, tail) in enumerate(zip(found.prompts, found.completions, strict=True)):
+        if row in left_out:
+            continue
+        if len(tail) == 1 or not head:
+            field = "completion" if len(tail) == 1 else "prompt"
+            left_out[row] = f"its {field} is empty"
+            continue
+        n_cut_prompts += len(head) > max_prompt_tokens
+        prompt_rows.append(cut_left(head, max_prompt_tokens, lm.bos_id))
+        n_cut_completions += len(tail) > max_completion_tokens
+        completion_rows.append(tail[:max_completion_tokens])
+    reasons = sorted(left_out.items())
+    if not prompt_rows:
+        raise DataError(f"none of {len(prompts)} examples can be used: {list_rows(reasons)}.")
+    data = SFTData(prompt_rows, completion_rows, n_cut_prompts, n_cut_completions, reasons)
+    if note := _note(data, max_prompt_tokens, max_completion_tokens):
+        _log.warning(note)
+    return data
+
+
+def _note(data: SFTData, max_prompt_tokens: int, max_completion_tokens: int) -> str:
+    """What was cut and left out, in one line; empty where nothing was."""
+    parts = []
+    if data.n_truncated_completions:
+        parts.append(
+            f"{data.n_truncated_completions} completions lost their end and EOS at "
+            f"{max_completion_tokens} tokens (--max-new-tokens)"
+        )
+    if data.n_truncated_prompts:
+        parts.append(
+            f"{data.n_truncated_prompts} prompts lost their beginning at {max_prompt_tokens} tokens"
+        )
+    if data.left_out:
+        parts.append(f"{len(data.left_out)} left out ({list_rows(data.left_out)})")
+    n = len(data) + len(data.left_out)
+    return f"fine-tuning, of {n} examples: {'; '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class ArithmeticEnv(TokenEnv):
 
     ## Arguments
     - `tokenizer`, `vocab_size`: another tokenizer, for a pretrained model.
-    - `max_new_tokens`: T.
+    - `max_new_tokens`: T; None takes what the longest sum needs under the tokenizer, one spare
+      token, and EOS.
     - `render_mode`, `length_is`: as `TokenEnv`.
 
     ## Version History
@@ -49,25 +50,27 @@ class ArithmeticEnv(TokenEnv):
         length_is: Literal["terminal", "truncation"] = "terminal",
         tokenizer: Any = None,
         vocab_size: int | None = None,
-        max_new_tokens: int = 4,
+        max_new_tokens: int | None = None,
     ) -> None:
         task = arithmetic_task(tokenizer, vocab_size, max_new_tokens)
         super().__init__(task, render_mode, length_is)
 
 
 def arithmetic_task(
-    tokenizer: Any = None, vocab_size: int | None = None, max_new_tokens: int = 4
+    tokenizer: Any = None, vocab_size: int | None = None, max_new_tokens: int | None = None
 ) -> TextTask:
     """The task of `ArithmeticEnv`; its column `answer` holds the sums as text."""
     from rlhf_gym.language.tokenizers import word_tokenizer  # loads transformers
 
     sums = [(a, b) for a in range(10) for b in range(10)]
+    if tokenizer is None:
+        tokenizer = word_tokenizer(_CHARACTERS, separator="")
     return TextTask(
         "Arithmetic",
-        word_tokenizer(_CHARACTERS, separator="") if tokenizer is None else tokenizer,
+        tokenizer,
         [f"{a}+{b}=" for a, b in sums],
         {"exact": _exact, "digits": TextReward(_digits, weight=0.0)},
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=_longest(tokenizer) if max_new_tokens is None else max_new_tokens,
         columns={"answer": [str(a + b) for a, b in sums]},
         vocab_size=vocab_size,
         corpus=arithmetic_corpus,
@@ -80,7 +83,7 @@ def arithmetic_vector_env(
     length_is: Literal["terminal", "truncation"] = "terminal",
     tokenizer: Any = None,
     vocab_size: int | None = None,
-    max_new_tokens: int = 4,
+    max_new_tokens: int | None = None,
 ) -> CompletionVectorEnv:
     """The same task, completion by completion; what `gymnasium.make_vec` makes."""
     task = arithmetic_task(tokenizer, vocab_size, max_new_tokens)
@@ -112,6 +115,16 @@ def arithmetic_corpus(
     others = (sums + rng.integers(1, 19, size=n_rows)) % 19
     answers = np.where(rng.random(n_rows) < p_right, sums, others)
     return [f"{a}+{b}=" for a, b in digits], [str(answer) for answer in answers]
+
+
+def _longest(tokenizer: Any) -> int:
+    """Tokens of the longest answer, one more that would be wrong, and EOS."""
+    from rlhf_gym.language.encoding import tokens_needed
+
+    every = [
+        (f"{a}+{b}=", str(total)) for a in range(10) for b in range(10) for total in range(10, 19)
+    ]
+    return 1 + tokens_needed(tokenizer, *(list(column) for column in zip(*every, strict=True)))
 
 
 def _exact(

@@ -95,7 +95,7 @@ class CompletionEnv(gym.Env[Observation, Ids]):
         if self._ended:
             raise DataError("the completion has ended; call `reset()` before the next `step()`.")
         ids = checked_completions(self.task, np.asarray(action)[None], 1)
-        mask = completion_mask(ids, self.task.eos_id)
+        mask = completion_mask(ids, self.task.eos_ids)
         scores = self.task.score([self._prompt_index], ids, mask)
         self._completion, self._ended = ids[mask].tolist(), True
         info = self._about_prompt()

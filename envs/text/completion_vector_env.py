@@ -108,7 +108,7 @@ class CompletionVectorEnv(VectorEnv[Observation, Ids, Array]):
                 "`reset()` before the next `step()`: nothing resets itself here."
             )
         ids = checked_completions(self.task, np.asarray(actions), self.num_envs)
-        mask = completion_mask(ids, self.task.eos_id)
+        mask = completion_mask(ids, self.task.eos_ids)
         scores = self.task.score(self._indices, ids, mask)
         self.scores = scores
         self._ended[:] = True

@@ -108,7 +108,7 @@ def all_completions(
         ConfigError: there are more than `max_completions`.
     """
     allowed = np.flatnonzero(~task.forbidden).tolist()
-    n_going_on = len([token for token in allowed if token != task.eos_id])
+    n_going_on = len([token for token in allowed if token not in task.eos_ids])
     n_ended = len(allowed) - n_going_on
     n_rows = sum(n_ended * n_going_on**t for t in range(task.max_new_tokens))
     n_rows += n_going_on**task.max_new_tokens
@@ -121,8 +121,8 @@ def all_completions(
     going_on: list[Prefix] = [()]
     for _ in range(task.max_new_tokens):
         longer = [(*prefix, token) for prefix in going_on for token in allowed]
-        done += [row for row in longer if row[-1] == task.eos_id]
-        going_on = [row for row in longer if row[-1] != task.eos_id]
+        done += [row for row in longer if row[-1] in task.eos_ids]
+        going_on = [row for row in longer if row[-1] not in task.eos_ids]
     rows = done + going_on
     assert len(rows) == n_rows
     lengths = np.array([len(row) for row in rows])

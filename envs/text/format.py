@@ -43,7 +43,7 @@ colour, one whose closing tag is missing."""
 P_REPEAT = 0.01
 """How often, in the corpus, a block with the right colour is followed by one more of them."""
 
-_MAX_BLOCKS = 5  # of three tokens each, and EOS: the 16 tokens of a completion
+_MAX_BLOCKS = 5  # of three words each, and EOS: the 16 tokens of a completion
 
 
 class FormatEnv(TokenEnv):
@@ -72,7 +72,7 @@ class FormatEnv(TokenEnv):
     ## Arguments
     - `hide_proxy`: pay the true purpose instead of the proxy.
     - `tokenizer`, `vocab_size`: another tokenizer, for a pretrained model.
-    - `max_new_tokens`: T.
+    - `max_new_tokens`: T; None takes what five blocks and EOS need under the tokenizer.
     - `render_mode`, `length_is`: as `TokenEnv`.
 
     ## Version History
@@ -86,7 +86,7 @@ class FormatEnv(TokenEnv):
         hide_proxy: bool = False,
         tokenizer: Any = None,
         vocab_size: int | None = None,
-        max_new_tokens: int = 16,
+        max_new_tokens: int | None = None,
     ) -> None:
         task = format_task(hide_proxy, tokenizer, vocab_size, max_new_tokens)
         super().__init__(task, render_mode, length_is)
@@ -96,7 +96,7 @@ def format_task(
     hide_proxy: bool = False,
     tokenizer: Any = None,
     vocab_size: int | None = None,
-    max_new_tokens: int = 16,
+    max_new_tokens: int | None = None,
 ) -> TextTask:
     """The task of `FormatEnv`; its column `colour` holds the right words."""
     from rlhf_gym.language.tokenizers import word_tokenizer  # loads transformers
@@ -112,7 +112,7 @@ def format_task(
             "blocks": TextReward(_blocks, weight=float(not hide_proxy)),
             "wanted": TextReward(_wanted, weight=float(hide_proxy)),
         },
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=_longest(tokenizer) if max_new_tokens is None else max_new_tokens,
         columns={"colour": list(_COLOURS.values())},
         vocab_size=vocab_size,
         corpus=format_corpus,
@@ -126,7 +126,7 @@ def format_vector_env(
     hide_proxy: bool = False,
     tokenizer: Any = None,
     vocab_size: int | None = None,
-    max_new_tokens: int = 16,
+    max_new_tokens: int | None = None,
 ) -> CompletionVectorEnv:
     """The same task, completion by completion; what `gymnasium.make_vec` makes."""
     task = format_task(hide_proxy, tokenizer, vocab_size, max_new_tokens)
@@ -141,7 +141,7 @@ def format_corpus(rng: np.random.Generator, n_rows: int) -> tuple[list[str], lis
         n_rows: How many, at least 1.
 
     Returns:
-        Prompts and completions, `n_rows` each.
+        Prompts and completions, `n_rows` each; the space between them belongs to the completion.
 
     Raises:
         ConfigError: `n_rows` is below 1.
@@ -160,9 +160,9 @@ def format_corpus(rng: np.random.Generator, n_rows: int) -> tuple[list[str], lis
         prompts.append(_prompt(things[thing]))
         completions.append(
             {
-                "right": " ".join([f"{_OPEN} {right} {_CLOSE}"] * n),
-                "wrong": f"{_OPEN} {wrong} {_CLOSE}",
-                "unclosed": f"{_OPEN} {right}",
+                "right": _block(right) * n,
+                "wrong": _block(wrong),
+                "unclosed": f" {_OPEN} {right}",
             }[kinds[kind]]
         )
     return prompts, completions
@@ -198,6 +198,19 @@ def format_optimum(beta: float) -> tuple[float, float]:
 
 def _prompt(thing: str) -> str:
     return f"colour of {thing} ?"
+
+
+def _block(colour: str) -> str:
+    return f" {_OPEN} {colour} {_CLOSE}"
+
+
+def _longest(tokenizer: Any) -> int:
+    """Tokens of the longest completion of the corpus, EOS included."""
+    from rlhf_gym.language.encoding import tokens_needed
+
+    every = [(_prompt(thing), _block(c) * _MAX_BLOCKS) for thing, c in _COLOURS.items()]
+    every += [(_prompt(thing), _block(c)) for thing in _COLOURS for c in _COLOURS.values()]
+    return tokens_needed(tokenizer, *(list(column) for column in zip(*every, strict=True)))
 
 
 def _blocks(prompts: list[str], completions: list[str], *, colour: list[str]) -> list[float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal, NamedTuple
@@ -89,12 +89,19 @@ class ReviewGrammar:
     @cached_property
     def max_tokens(self) -> int:
         """Words of the longest review, and one for EOS."""
-        longest: dict[_State, int] = {}
+        return len(self.longest(dict.fromkeys(self.words, 1)).split()) + 1
+
+    def longest(self, lengths: Mapping[str, int]) -> str:
+        """The review that is longest if each word is as long as `lengths` says."""
+        best: dict[_State, tuple[int, list[str]]] = {}
         for state in reversed(self._table):  # targets come behind their states
-            longest[state] = 1 + max(
-                0 if c.word == _END else longest[c.target] for c in self._table[state]
+            best[state] = max(
+                (0, list[str]())
+                if c.word == _END
+                else (lengths[c.word] + best[c.target][0], [c.word, *best[c.target][1]])
+                for c in self._table[state]
             )
-        return longest[_START]
+        return " ".join(best[_START][1])
 
     def sample(self, rng: np.random.Generator, n: int) -> list[str]:
         """Write n reviews, words separated by one space."""

@@ -54,7 +54,7 @@ class SentimentEnv(TokenEnv):
 
     ## Arguments
     - `tokenizer`, `vocab_size`: another tokenizer, for a pretrained model.
-    - `max_new_tokens`: T; None takes what the grammar's longest review needs, in words.
+    - `max_new_tokens`: T; None takes what the grammar's longest review needs under the tokenizer.
     - `render_mode`, `length_is`: as `TokenEnv`.
 
     ## Version History
@@ -79,13 +79,14 @@ def sentiment_task(
     """The task of `SentimentEnv`."""
     from rlhf_gym.language.tokenizers import word_tokenizer  # loads transformers
 
-    grammar = _grammar()
+    if tokenizer is None:
+        tokenizer = word_tokenizer(_grammar().words)
     return TextTask(
         "Sentiment",
-        word_tokenizer(grammar.words) if tokenizer is None else tokenizer,
+        tokenizer,
         sentiment_openings(),
         {"sentiment": _sentiment, "positive": TextReward(_positive, weight=0.0)},
-        max_new_tokens=max_new_tokens or grammar.max_tokens - _N_OPENING_WORDS,
+        max_new_tokens=_longest(tokenizer) if max_new_tokens is None else max_new_tokens,
         vocab_size=vocab_size,
         corpus=sentiment_corpus,
     )
@@ -117,7 +118,8 @@ def sentiment_corpus(rng: np.random.Generator, n_rows: int) -> tuple[list[str], 
         n_rows: How many, at least 1.
 
     Returns:
-        Openings and continuations, `n_rows` each, words separated by one space.
+        Openings and continuations, `n_rows` each, words separated by one space, the one between
+        the two included: it stands in front of the continuation.
 
     Raises:
         ConfigError: `n_rows` is below 1.
@@ -128,8 +130,22 @@ def sentiment_corpus(rng: np.random.Generator, n_rows: int) -> tuple[list[str], 
     for review in _grammar().sample(rng, n_rows):
         words = review.split()
         prompts.append(" ".join(words[:_N_OPENING_WORDS]))
-        completions.append(" ".join(words[_N_OPENING_WORDS:]))
+        completions.append(" " + " ".join(words[_N_OPENING_WORDS:]))
     return prompts, completions
+
+
+def _longest(tokenizer: Any) -> int:
+    """Tokens of the longest continuation, EOS included."""
+    from rlhf_gym.language.encoding import encode_continuations, tokens_needed
+
+    grammar = _grammar()
+    openings = [sentiment_openings()[0]] * len(grammar.words)
+    words = [f" {word}" for word in grammar.words]
+    found = encode_continuations(tokenizer, openings, words, [False] * len(words))
+    lengths = map(len, found.completions)
+    review = grammar.longest(dict(zip(grammar.words, lengths, strict=True))).split()
+    opening, rest = review[:_N_OPENING_WORDS], review[_N_OPENING_WORDS:]
+    return tokens_needed(tokenizer, [" ".join(opening)], ["".join(f" {word}" for word in rest)])
 
 
 @cache

@@ -51,7 +51,8 @@ class TextTask:
         prompts: N texts, or a `PromptTable` (`read_prompts` reads one from a file).
         rewards: `reward(prompts, completions, **columns) -> list[float]`, or several by name, each
             a function or a `TextReward` with its weight. See `TextRewards` for the columns.
-        max_new_tokens: T, at least 1; EOS counts.
+        max_new_tokens: T, at least 1; EOS counts. `rlhf_gym.language.encoding.tokens_needed` says
+            what the longest of some completions takes.
         columns: N values each, by name; only with a list of prompts.
         max_prompt_tokens: P, BOS included; None takes the longest prompt's.
         on_too_long: What to do with prompts of more than P tokens: "refuse" them by an error, or
@@ -102,13 +103,17 @@ class TextTask:
         self.max_new_tokens = max_new_tokens
         self.pad_id: int = tokenizer.pad_token_id
         self.eos_id: int = tokenizer.eos_token_id
+        self.eos_ids = _ends(tokenizer)
         self.vocab_size = _vocabulary(tokenizer, vocab_size)
         self.forbidden = self._forbidden(forbidden_tokens)
         self.prompt_ids, self.prompt_mask, self.n_truncated = self._encode(
             max_prompt_tokens, on_too_long
         )
         self.max_prompt_tokens: int = self.prompt_ids.shape[1]
+        self._heads: dict[int, str] = {}  # the prompts as they decode, once asked for
 
+    eos_ids: tuple[int, ...]
+    """Every id that ends a completion; `eos_id`, the first, is the one written behind texts."""
     prompt_ids: npt.NDArray[np.int32]
     """(N, P) the prompts' token ids, padded on the left; read-only."""
     prompt_mask: Mask
@@ -156,8 +161,10 @@ class TextTask:
                 f"{self.vocab_size - 1}; sample them with this task's tokenizer."
             )
         rows = [row[keep].tolist() for row, keep in zip(ids, real, strict=True)]
-        finished = [bool(row) and row[-1] == self.eos_id for row in rows]
-        return self.score_texts(prompt_indices, self._decode_rows(rows), finished)
+        finished = [bool(row) and row[-1] in self.eos_ids for row in rows]
+        return self.score_texts(
+            prompt_indices, self.completion_texts(prompt_indices, rows), finished
+        )
 
     def score_texts(
         self, prompt_indices: Sequence[int] | Array, texts: Sequence[str], finished: Sequence[bool]
@@ -184,10 +191,38 @@ class TextTask:
         reasons: list[FinishReason] = ["eos" if value else "length" for value in ended]
         return TaskScores(total, components, list(texts), reasons)
 
+    def completion_texts(
+        self, prompt_indices: Sequence[int] | Array, rows: Sequence[Sequence[int]]
+    ) -> list[str]:
+        """What B completions, given as real token ids, add to the texts of their prompts.
+
+        Decoded behind the prompt: by itself, a completion would lose the space that it begins with
+        under tokenizers that write it between tokens (one token per word) or take it off the
+        beginning of each text (sentencepiece).
+
+        Raises:
+            DataError: there is no such prompt.
+        """
+        indices = [self.checked_index(index) for index in prompt_indices]
+        for index in dict.fromkeys(indices):
+            if index not in self._heads:
+                self._heads[index] = self.whole_text(index, [])
+        written = [self._without_end([int(token) for token in row]) for row in rows]
+        wholes = self._decode_rows(
+            [[*self._prompt(index), *ids] for index, ids in zip(indices, written, strict=True)]
+        )
+        # A completion may change how its prompt's last bytes decode; then it is read by itself.
+        return [
+            whole[len(self._heads[index]) :]
+            if whole.startswith(self._heads[index])
+            else self.decode(ids)
+            for index, whole, ids in zip(indices, wholes, written, strict=True)
+        ]
+
     def whole_text(self, prompt_index: int, completion_ids: Sequence[int] | Array) -> str:
         """A prompt and a completion as one text, decoded together: no space too many or few."""
-        prompt = self.prompt_ids[prompt_index][self.prompt_mask[prompt_index]]
-        return self.decode([*prompt, *completion_ids])
+        ids = self._without_end([int(token) for token in completion_ids])
+        return self.decode([*self._prompt(prompt_index), *ids])
 
     def decode(self, ids: Sequence[int] | Array) -> str:
         """The text of one row of token ids, special tokens left out."""
@@ -205,6 +240,14 @@ class TextTask:
             f"prompt index {index!r} is not one of 0 to {len(self) - 1}, the prompts of "
             f"{self.name}."
         )
+
+    def _prompt(self, index: int) -> list[int]:
+        real: list[int] = self.prompt_ids[index][self.prompt_mask[index]].tolist()
+        return real
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        # Not every model's other ends are special tokens, which decoding leaves out.
+        return ids[:-1] if ids and ids[-1] in self.eos_ids else ids
 
     def _decode_rows(self, rows: list[list[int]]) -> list[str]:
         # Spaces are left as they are: a reward must see what was generated.
@@ -224,7 +267,7 @@ class TextTask:
         forbidden[[self.pad_id, *(known[token] for token in tokens)]] = True
         bos_id = self.tokenizer.bos_token_id
         # GPT-2 begins and ends its texts with one token; what ends them must stay allowed.
-        if bos_id is not None and bos_id != self.eos_id:
+        if bos_id is not None and bos_id not in self.eos_ids:
             forbidden[bos_id] = True
         if forbidden.all():
             raise ConfigError("`forbidden_tokens` leaves nothing that may be sampled.")
@@ -256,9 +299,9 @@ class TextTask:
         return ids, mask, encoded.n_truncated
 
 
-def completion_mask(ids: Array, eos_id: int) -> Mask:
-    """(B, T) ids -> (B, T), True up to and including each row's first EOS."""
-    is_eos = np.asarray(ids) == eos_id
+def completion_mask(ids: Array, eos_ids: int | Sequence[int]) -> Mask:
+    """(B, T) ids -> (B, T), True up to and including each row's first end."""
+    is_eos = np.isin(ids, eos_ids)
     return np.asarray(np.cumsum(is_eos, axis=1) - is_eos == 0, np.bool_)
 
 
@@ -273,10 +316,16 @@ def _check_settings(max_new_tokens: int, max_prompt_tokens: int | None, on_too_l
         raise ConfigError(f"`on_too_long` is {on_too_long!r}, expected 'refuse' or 'truncate'.")
 
 
+def _ends(tokenizer: Any) -> tuple[int, ...]:
+    from rlhf_gym.language.tokenizers import end_ids  # loads transformers
+
+    return end_ids(tokenizer)
+
+
 def _check_tokenizer(tokenizer: Any) -> None:
     pad_id = getattr(tokenizer, "pad_token_id", None)
     eos_id = getattr(tokenizer, "eos_token_id", None)
-    if pad_id is None or eos_id is None or pad_id == eos_id:
+    if pad_id is None or eos_id is None or pad_id in _ends(tokenizer):
         raise ConfigError(
             f"the tokenizer's PAD is {pad_id} and its EOS {eos_id}; both must exist and differ, or "
             "an ended text could not be told from a padded one. "

@@ -114,7 +114,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         self._ids[place] = token
         self._mask[place] = 1
         self._n_tokens += 1
-        self._ended = token == task.eos_id or self._n_tokens == task.max_new_tokens
+        self._ended = token in task.eos_ids or self._n_tokens == task.max_new_tokens
         info = self._about_prompt()
         if not self._ended:
             return self._observe(), 0.0, False, False, info

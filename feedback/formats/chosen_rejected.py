@@ -125,11 +125,15 @@ def _n_shared(one: Sequence[Any], two: Sequence[Any]) -> int:
 
 
 def _shared_words(one: str, two: str) -> int:
-    """Where two texts part, moved back to the beginning of the word."""
+    """Where two texts part, moved back to the beginning of the word and of the space before it.
+
+    Tokenizers count the space to the word behind it: a prompt that ends in one is cut up as no
+    text is.
+    """
     end = _n_shared(one, two)
     while 0 < end and not one[end - 1].isspace():
         end -= 1
-    return end
+    return end - one[:end].endswith(" ")
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -179,7 +179,7 @@ def _endless(lm: LanguageModel) -> Iterator[None]:
     """Without EOS among what is written."""
     forbidden = lm.forbidden
     lm.forbidden = forbidden.clone()
-    lm.forbidden[lm.eos_id] = True
+    lm.forbidden[[lm.eos_id, *lm.also_ends]] = True
     try:
         yield
     finally:

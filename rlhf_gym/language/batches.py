@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.language.encoding import cut_left, encode_texts
 
 __all__ = [
     "EncodedPrompts",
     "TokenBatch",
     "by_length",
-    "cut_left",
     "encode_prompts",
-    "encode_texts",
     "pad_left",
     "pad_right",
     "positions_of",
@@ -45,6 +44,8 @@ class TokenBatch:
     """What stands where the masks are False."""
     eos_id: int
     """Ends a completion; never equal to `pad_id`."""
+    also_ends: tuple[int, ...] = ()
+    """Other ids that end one too, as chat models have them; PAD is none of them."""
 
     def __post_init__(self) -> None:
         for ids_name, mask_name in (
@@ -62,9 +63,9 @@ class TokenBatch:
                     f"`{ids_name}` is {ids.dtype} and `{mask_name}` {mask.dtype}; they must be "
                     "torch.int64 and torch.bool."
                 )
-        if self.pad_id == self.eos_id:
+        if self.pad_id in (self.eos_id, *self.also_ends):
             raise DataError(
-                f"`pad_id` and `eos_id` are both {self.pad_id}; a padded row could not be told "
+                f"`pad_id` and an end are both {self.pad_id}; a padded row could not be told "
                 "from an ended one. Give the tokenizer a PAD token of its own."
             )
 
@@ -97,7 +98,14 @@ class TokenBatch:
         if self.completion_ids.shape[1] == 0:
             return torch.zeros(len(self), dtype=torch.bool, device=self.completion_ids.device)
         last = (self.lengths - 1).clamp(min=0)[:, None]  # (B, 1)
-        return (self.completion_ids.gather(1, last)[:, 0] == self.eos_id) & (self.lengths > 0)
+        token = self.completion_ids.gather(1, last)[:, 0]  # (B,)
+        return torch.isin(token, self.ends) & (self.lengths > 0)
+
+    @property
+    def ends(self) -> Tensor:
+        """(n,) int64, every id that ends a completion, on the batch's device."""
+        ids = (self.eos_id, *self.also_ends)
+        return torch.tensor(ids, device=self.completion_ids.device)
 
     def select(self, rows: Tensor | Sequence[int] | slice) -> TokenBatch:
         """The given rows, in the order given."""
@@ -138,6 +146,7 @@ class TokenBatch:
         pad_id: int,
         eos_id: int,
         *,
+        also_ends: tuple[int, ...] = (),
         prompt_length: int | None = None,
         completion_length: int | None = None,
         device: torch.device | str = "cpu",
@@ -146,16 +155,17 @@ class TokenBatch:
 
         Args:
             prompts: B lists, none empty (a model that has no BOS needs some token to start from).
-            completions: B lists; those that ended by themselves end in `eos_id`.
+            completions: B lists; those that ended by themselves end in `eos_id`, or another end.
             pad_id: The padding.
             eos_id: The end.
+            also_ends: Other ids that end a completion.
             prompt_length: P; None takes the longest prompt's.
             completion_length: T; None takes the longest completion's.
             device: Where the tensors go.
 
         Raises:
             DataError: other counts of rows, an empty prompt, a row that is longer than its limit,
-                PAD among the real tokens, or EOS before the end of a completion.
+                PAD among the real tokens, or an end before the end of a completion.
         """
         if len(prompts) != len(completions):
             raise DataError(
@@ -166,14 +176,16 @@ class TokenBatch:
                 raise DataError(
                     f"row {row} holds the PAD id {pad_id} as a real token; pad ids are added here."
                 )
-            if eos_id in completion[:-1]:
+            ends = {eos_id, *also_ends}
+            early = next((at for at, token in enumerate(completion[:-1]) if token in ends), None)
+            if early is not None:
                 raise DataError(
-                    f"completion {row} goes on after EOS ({eos_id}) at token "
-                    f"{list(completion).index(eos_id)}; cut it there."
+                    f"completion {row} goes on after EOS ({completion[early]}) at token {early}; "
+                    "cut it there."
                 )
         prompt_ids, prompt_mask = pad_left(prompts, pad_id, prompt_length)
         ids, mask = pad_right(completions, pad_id, completion_length)
-        return cls(prompt_ids, prompt_mask, ids, mask, pad_id, eos_id).to(device)
+        return cls(prompt_ids, prompt_mask, ids, mask, pad_id, eos_id, also_ends).to(device)
 
 
 _TENSORS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -282,7 +294,7 @@ def encode_prompts(
     """
     if max_tokens < 1:
         raise ConfigError(f"`max_tokens` is {max_tokens}; a prompt has at least 1 token.")
-    rows = encode_texts(tokenizer, texts, bos=True)
+    rows = encode_texts(tokenizer, texts, bos=True, name="prompt")
     too_long = [index for index, row in enumerate(rows) if len(row) > max_tokens]
     if too_long and on_too_long == "refuse":
         first = too_long[0]
@@ -294,34 +306,3 @@ def encode_prompts(
     rows = [cut_left(row, max_tokens, tokenizer.bos_token_id) for row in rows]
     ids, mask = pad_left(rows, tokenizer.pad_token_id, max_tokens if fixed_width else None)
     return EncodedPrompts(ids, mask, len(too_long))
-
-
-def cut_left(ids: list[int], max_tokens: int, bos_id: int | None) -> list[int]:
-    """The last tokens, at most `max_tokens` of them; a BOS in front stays in front."""
-    if len(ids) <= max_tokens:
-        return ids
-    head = ids[:1] if ids[0] == bos_id else []
-    return head + ids[len(ids) - (max_tokens - len(head)) :]
-
-
-def encode_texts(tokenizer: Any, texts: Sequence[str], *, bos: bool) -> list[list[int]]:
-    """The token ids of texts, without special tokens but, on wish, BOS in front.
-
-    A text that already begins with BOS (from a chat template) does not get a second one.
-
-    Raises:
-        DataError: a text holds what the tokenizer has no token for.
-    """
-    if not texts:
-        return []
-    try:
-        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise DataError(
-            f"a text cannot be tokenized ({error}); a word-level tokenizer knows its own words "
-            "only. Take unknown words out, or use a byte-level tokenizer."
-        ) from error
-    bos_id = tokenizer.bos_token_id
-    if not bos or bos_id is None:
-        return rows
-    return [row if row[:1] == [bos_id] else [bos_id, *row] for row in rows]

@@ -19,7 +19,7 @@ from rlhf_gym.language.loading import (
     sampling_notes,
 )
 from rlhf_gym.language.serving import SERVINGS, Serving
-from rlhf_gym.language.tokenizers import ready_tokenizer
+from rlhf_gym.language.tokenizers import end_ids, ready_tokenizer
 
 __all__ = ["LanguageModel", "ValueHead"]
 
@@ -57,9 +57,9 @@ class LanguageModel:
                 f"{type(model).__name__} is no causal language model with a head; use a decoder "
                 "such as GPT-2, Llama or Qwen (`...ForCausalLM`, `...LMHeadModel`)."
             )
-        ready = ready_tokenizer(tokenizer)
+        ready = ready_tokenizer(tokenizer, _ends_of(model))
         rows = len(model.get_input_embeddings().weight)
-        if ready is not tokenizer:
+        if len(ready) > len(tokenizer):
             notes = (*notes, f"the tokenizer had no PAD of its own: {ready.pad_token!r} was added")
             if len(ready) == rows + 1:
                 _add_row(model)
@@ -75,7 +75,7 @@ class LanguageModel:
         self.notes = (*notes, *sampling_notes(model))
         forbidden = torch.arange(rows) >= len(ready)
         forbidden[self.pad_id] = True
-        if self.bos_id is not None and self.bos_id != self.eos_id:
+        if self.bos_id is not None and self.bos_id not in (self.eos_id, *self.also_ends):
             forbidden[self.bos_id] = True
         self.forbidden = forbidden.to(self.device)
         arguments = inspect.signature(model.forward).parameters
@@ -91,8 +91,13 @@ class LanguageModel:
 
     @property
     def eos_id(self) -> int:
-        """What ends a completion."""
+        """What ends a completion, and is written behind texts."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def also_ends(self) -> tuple[int, ...]:
+        """Other ids that end one: the rest of `generation_config.eos_token_id`."""
+        return end_ids(self.tokenizer)[1:]
 
     @property
     def bos_id(self) -> int | None:
@@ -296,6 +301,12 @@ class ValueHead(nn.Module):
         x = nn.functional.gelu(self.hidden(hidden.to(self.hidden.weight.dtype)))
         values: Tensor = self.out(x).squeeze(-1).float()  # (B, L)
         return values
+
+
+def _ends_of(model: Any) -> list[int]:
+    """What the model's own generation would stop at: None, one id or several."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [] if ends is None else [int(i) for i in (ends if isinstance(ends, list) else [ends])]
 
 
 def _has_head(model: Any) -> bool:

@@ -91,7 +91,7 @@ def sample_completions(
     greedy: bool = False,
     row_limits: Tensor | None = None,
 ) -> Sampled:
-    """Write one completion per prompt; a row ends with EOS or after `max_new_tokens`.
+    """Write one completion per prompt; a row ends with an end or after `max_new_tokens`.
 
     One uniform number per row and token is drawn in advance and turned into a token by inverting
     the cumulative distribution, so that a row's completion depends on its own prompt and numbers
@@ -125,7 +125,9 @@ def sample_completions(
         ids, mask = prompt_ids[rows, n_padding:], prompt_mask[rows, n_padding:]
         pages.write(rows, _Stepper(lm, ids, mask, max_new_tokens, value_head is not None))
     _require_finite(pages.logprobs)
-    batch = TokenBatch(prompt_ids, prompt_mask, pages.ids, pages.written, lm.pad_id, lm.eos_id)
+    batch = TokenBatch(
+        prompt_ids, prompt_mask, pages.ids, pages.written, lm.pad_id, lm.eos_id, lm.also_ends
+    )
     return Sampled(
         batch,
         pages.logprobs,
@@ -151,6 +153,7 @@ class _Pages:
         self._temperature, self._greedy = temperature, greedy
         self._value_head, self._want_entropy = value_head, want_entropy
         shape, device = uniforms.shape, lm.device
+        self._ends = torch.tensor((lm.eos_id, *lm.also_ends), device=device)
         self.ids = torch.full(shape, lm.pad_id, dtype=torch.int64, device=device)
         self.logprobs, self.values, self.entropies = (
             torch.zeros(shape, device=device) for _ in range(3)
@@ -162,7 +165,7 @@ class _Pages:
         alive = torch.ones_like(rows, dtype=torch.bool)  # (b,) what is still written
         for t in range(self.ids.shape[1]):
             token = self._write_column(rows, alive, t, *stepper.logits())
-            alive = alive & (token != self._lm.eos_id)
+            alive = alive & ~torch.isin(token, self._ends)
             if self._limits is not None:
                 alive = alive & (t + 1 < self._limits[rows])
             n_alive = int(alive.sum())

@@ -11,10 +11,19 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf_gym.errors import ConfigError
 
-__all__ = ["BOS", "EOS", "PAD", "ready_tokenizer", "train_byte_bpe", "word_tokenizer"]
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "end_ids",
+    "ready_tokenizer",
+    "train_byte_bpe",
+    "word_tokenizer",
+]
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 _SPECIAL = [PAD, BOS, EOS]  # ids 0, 1, 2 in the tokenizers made here
+_ENDS = "end_token_ids"  # among a tokenizer's options: saved and loaded with it
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -79,11 +88,16 @@ def word_tokenizer(words: Sequence[str], *, separator: str = " ") -> PreTrainedT
     return _wrap(tokenizer)
 
 
-def ready_tokenizer(tokenizer: Any) -> Any:
+def ready_tokenizer(tokenizer: Any, also_ends: Iterable[int] = ()) -> Any:
     """A tokenizer that can train a model: it ends texts, and its padding is not an end.
 
     With PAD equal to EOS, the EOS of every text is masked as padding and the model never learns
-    to stop. Where PAD is missing or is EOS, a copy gets a `<pad>` of its own.
+    to stop. Where PAD is missing or is an end, a copy gets a `<pad>` of its own.
+
+    Args:
+        tokenizer: Any transformers tokenizer with EOS.
+        also_ends: Ids that end a text besides EOS, as `generation_config.eos_token_id` lists them;
+            those without a token are left out. `end_ids` gives them back.
 
     Raises:
         ConfigError: it is no transformers tokenizer, or it has no EOS.
@@ -98,10 +112,29 @@ def ready_tokenizer(tokenizer: Any) -> Any:
             "the tokenizer has no EOS token, so that a completion could never end; set "
             "`tokenizer.eos_token` to the token that ends its model's texts."
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    known = end_ids(tokenizer)
+    new = [i for i in dict.fromkeys(also_ends) if 0 <= i < len(tokenizer) and i not in known]
+    ends = [*known, *new]
+    needs_pad = tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends
+    if new or needs_pad:
         tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.add_special_tokens({"pad_token": PAD})
+        tokenizer.init_kwargs[_ENDS] = ends[1:]
+    if needs_pad:
+        tokenizer.add_special_tokens({"pad_token": _unused(PAD, tokenizer, ends)})
     return tokenizer
+
+
+def _unused(name: str, tokenizer: Any, ends: Sequence[int]) -> str:
+    """The name, or a longer one where it is already a token that ends texts."""
+    while tokenizer.get_vocab().get(name) in ends:
+        name = f"<{name}>"
+    return name
+
+
+def end_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a completion: EOS first, the one that is written behind texts."""
+    also = getattr(tokenizer, "init_kwargs", {}).get(_ENDS, ())
+    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, also)]))
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

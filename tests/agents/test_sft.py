@@ -217,3 +217,47 @@ def test_data_that_cannot_be_trained_on_is_refused() -> None:
 def test_settings_that_cannot_work_are_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"`{name}` is {value!r}"):
         SFTSettings(**{name: value})  # type: ignore[arg-type]  # one name of several
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_listed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lm = LanguageModel.tiny(
+        word_tokenizer("the film good".split()), n_layers=1, d_model=8, n_heads=2
+    )
+    with caplog.at_level("WARNING"):
+        data = encode_examples(
+            lm,
+            ["the film", "the film", "the film", "the plot", "film"],
+            [" good", " <pad>", "<eos>\n", " good", " good<eos>"],
+            max_prompt_tokens=8,
+            max_completion_tokens=8,
+        )
+    good = lm.tokenizer.convert_tokens_to_ids("good")
+    assert data.completions == [[good, lm.eos_id]] * 2
+    reasons = dict(data.left_out)
+    assert list(reasons) == [1, 2, 3]
+    assert "'<pad>'" in reasons[1] and reasons[2] == "its completion is empty"
+    assert "its prompt cannot be tokenized" in reasons[3]
+    (said,) = caplog.messages
+    assert said.startswith("fine-tuning, of 5 examples: 3 left out (row 1: its completion spells")
+    with pytest.raises(DataError, match=r"none of 1 examples can be used: row 0: its completion"):
+        encode_examples(lm, ["film"], [""], max_prompt_tokens=8, max_completion_tokens=8)
+
+
+def test_what_is_cut_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    encode_examples(
+        tiny(),
+        ["abcd", "a", "a"],
+        ["a", "abcd", "ab"],
+        max_prompt_tokens=3,
+        max_completion_tokens=3,
+    )
+    (said,) = caplog.messages
+    assert said == (
+        "fine-tuning, of 3 examples: 1 completions lost their end and EOS at 3 tokens "
+        "(--max-new-tokens); 1 prompts lost their beginning at 3 tokens"
+    )
+    caplog.clear()
+    encode_examples(tiny(), ["a"], ["a"], max_prompt_tokens=3, max_completion_tokens=3)
+    assert caplog.messages == []

@@ -18,6 +18,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -259,3 +261,24 @@ def test_a_fresh_value_head_says_zero_and_can_learn() -> None:
     assert float(head.out.weight.grad.abs().sum()) > 0
     again = ValueHead(8, seed=3)
     assert torch.equal(head.hidden.weight, again.hidden.weight)
+
+
+def test_other_ends_and_a_padding_that_is_one_of_them_survive_saving(tmp_path: Path) -> None:
+    # As Qwen's chat models come: PAD is <|endoftext|>, and generation stops there as well.
+    raw = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"<|endoftext|>": 0, "<|im_end|>": 1, "a": 2})),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = [1, 0, 7]  # 7 is no token of the tokenizer
+    model.generation_config.pad_token_id = 0
+    lm = LanguageModel(model, raw)
+    assert (lm.eos_id, lm.also_ends) == (1, (0,))
+    assert lm.pad_id not in (0, 1) and not bool(lm.forbidden[[0, 1]].any())
+    lm.save(tmp_path)
+    back = LanguageModel.from_folder(tmp_path)
+    assert (back.eos_id, back.also_ends, back.pad_id) == (lm.eos_id, lm.also_ends, lm.pad_id)

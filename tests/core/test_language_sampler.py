@@ -221,3 +221,27 @@ def test_a_diverged_policy_is_named() -> None:
         lm.model.get_input_embeddings().weight.fill_(torch.nan)
     with pytest.raises(NumericalError, match="the policy's logits are NaN"):
         sample_completions(lm, prompts.ids, prompts.mask, 3, generator=seeded())
+
+
+def test_every_end_of_the_generation_config_ends_a_completion() -> None:
+    plain, several = loud(), loud()
+    several.model.generation_config.eos_token_id = [2, 5]  # EOS, and the letter c
+    several = LanguageModel(several.model, LETTERS)
+    assert (several.eos_id, several.also_ends) == (2, (5,))
+    prompts = encoded(["abc"] * 40)
+    written = [
+        sample_completions(lm, prompts.ids, prompts.mask, T, generator=seeded()).batch
+        for lm in (plain, several)
+    ]
+    rows = zip(*(batch.completion_lists() for batch in written), strict=True)
+    n_by_other = 0
+    for row, (ours, theirs) in enumerate(rows):
+        until = next((i + 1 for i, token in enumerate(ours) if token in (2, 5)), len(ours))
+        assert theirs == ours[:until], "the same tokens, up to the first of both ends"
+        assert bool(written[1].finished[row]) == (theirs[-1] in (2, 5))
+        n_by_other += theirs[-1] == 5
+    assert 0 < n_by_other < 40
+    # Scored, the other end is a token like any other: nothing is masked or renamed.
+    scores = completion_scores(several, written[1]).logprobs
+    again = sample_completions(several, prompts.ids, prompts.mask, T, generator=seeded())
+    torch.testing.assert_close(scores, again.logprobs, atol=1e-4, rtol=0)

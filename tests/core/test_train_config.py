@@ -63,3 +63,11 @@ def test_options_of_another_version_are_told_from_mistakes(tmp_path: Path) -> No
     (run.folder / "provenance.json").write_text(json.dumps(made))
     with pytest.raises(SchemaError, match=r"made by rlhf_gym 99\.0, this is .*Take rlhf_gym 99\.0"):
         read_run_config(run)
+
+
+def test_the_room_for_completions_reaches_the_env_and_is_named_once() -> None:
+    assert TrainConfig(max_new_tokens=60).make_env_kwargs() == {"max_new_tokens": 60}
+    with pytest.raises(ConfigError, match="both say the same thing, keep `max_new_tokens`"):
+        TrainConfig(max_new_tokens=60, env_kwargs={"max_new_tokens": 30})
+    with pytest.raises(ConfigError, match=r"`max_new_tokens` is 0; .*\(--max-new-tokens\)"):
+        TrainConfig(max_new_tokens=0)

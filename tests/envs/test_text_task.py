@@ -48,13 +48,13 @@ def test_scores_come_from_the_text_up_to_its_end(words: Any) -> None:
     task = make(words, ["the film was", "film"], rewards=watch, columns={"tag": ["x", "y"]})
     ids = np.array([[6, EOS, PAD], [6, 7, 8], [EOS, 6, 6]])
     scores = task.score([1, 0, 1], ids, completion_mask(ids, EOS))
-    assert scores.texts == ["good", "good bad .", ""]
+    assert scores.texts == [" good", " good bad .", ""], "with the space behind the prompt"
     assert scores.finish_reasons == ["eos", "length", "eos"]
     assert scores.total.tolist() == [1, 2, 3]
     assert seen == [
         (
             ["film", "the film was", "film"],
-            ["good", "good bad .", ""],
+            [" good", " good bad .", ""],
             {"tag": ["y", "x", "y"], "finished": [True, False, True]},
         )
     ]
@@ -75,8 +75,8 @@ def test_texts_are_scored_as_their_tokens_are(words: Any) -> None:
     task = make(words, rewards={"n": lengths, "half": TextReward(lengths, 0.5)})
     ids = np.array([[6, 8, EOS]])
     by_ids = task.score([0], ids, completion_mask(ids, EOS))
-    by_text = task.score_texts([0], ["good ."], [True])
-    assert by_ids.total.tolist() == by_text.total.tolist() == [1.5 * 6]
+    by_text = task.score_texts([0], [" good ."], [True])
+    assert by_ids.total.tolist() == by_text.total.tolist() == [1.5 * 7]
     assert by_ids.texts == by_text.texts and by_ids.finish_reasons == by_text.finish_reasons
 
 

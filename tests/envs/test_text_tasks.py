@@ -22,6 +22,7 @@ from rlhf_gym.envs.text.format import (
     format_optimum,
     format_task,
 )
+from rlhf_gym.envs.text.grammar import ReviewGrammar
 from rlhf_gym.envs.text.sentiment import sentiment_corpus, sentiment_openings, sentiment_task
 from rlhf_gym.envs.text.task import TaskScores, TextTask
 from rlhf_gym.envs.text.token_env import TokenEnv
@@ -274,3 +275,81 @@ def test_arguments_reach_the_task_through_gymnasium() -> None:
     env.reset(seed=0)
     _, reward, *_ = (env.step(3), env.step(3))[1]
     assert reward == 2.0
+
+
+CORPORA = {
+    "rlhf_gym/Arithmetic-v0": arithmetic_corpus,
+    "rlhf_gym/Format-v0": format_corpus,
+    "rlhf_gym/Sentiment-v0": sentiment_corpus,
+}
+BYTES = train_byte_bpe(
+    [
+        prompt + completion
+        for corpus in CORPORA.values()
+        for prompt, completion in zip(*corpus(np.random.default_rng(1), 99), strict=True)
+    ],
+    500,
+)
+
+
+@pytest.mark.parametrize("env_id", CORPORA)
+def test_prompts_and_completions_join_as_a_tokenizer_cuts_up_the_whole(
+    env_id: str, rng: np.random.Generator
+) -> None:
+    prompts, completions = CORPORA[env_id](rng, 200)
+    for prompt, completion in zip(prompts, completions, strict=True):
+        parts = [
+            BYTES(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion)
+        ]
+        whole = prompt + completion
+        assert [*parts[0], *parts[1]] == BYTES(whole, add_special_tokens=False)["input_ids"]
+        assert "wasvery" not in whole and whole == " ".join(whole.split())
+
+
+@pytest.mark.parametrize("env_id", CORPORA)
+@pytest.mark.parametrize("vocab_size", [259, 500])  # a byte a token, and words as tokens
+def test_a_completion_has_room_for_the_longest_text_of_the_corpus_under_any_tokenizer(
+    env_id: str, vocab_size: int, rng: np.random.Generator
+) -> None:
+    tokenizer = BYTES if vocab_size == 500 else train_byte_bpe([""], 259)
+    task = gym.make(env_id, tokenizer=tokenizer).unwrapped.task
+    prompts, completions = task.corpus(rng, 2000)
+    longest = max(
+        len(tokenizer(p + c)["input_ids"]) - len(tokenizer(p)["input_ids"]) + 1
+        for p, c in zip(prompts, completions, strict=True)
+    )
+    # Five blocks are the longest of Format, and one row in 2e8; a second block comes in 2,000.
+    assert longest <= task.max_new_tokens <= 2.5 * longest
+    assert (
+        gym.make(env_id, tokenizer=tokenizer, max_new_tokens=3).unwrapped.task.max_new_tokens == 3
+    )
+
+
+def test_the_longest_review_is_the_longest_by_enumeration() -> None:
+    grammar = ReviewGrammar(max_clauses=1)
+    lengths = {word: 1 + len(word) for word in grammar.words}
+
+    def reviews(state: Any) -> Any:
+        for choice in grammar._table[state]:
+            if choice.word == "":
+                yield []
+                continue
+            for rest in reviews(choice.target):
+                yield [choice.word, *rest]
+
+    every = list(reviews(next(iter(grammar._table))))
+    found = grammar.longest(lengths).split()
+    assert found in every
+    assert sum(map(lengths.__getitem__, found)) == max(
+        sum(map(lengths.__getitem__, review)) for review in every
+    )
+
+
+def test_sampled_completions_join_their_prompts_under_the_tasks_own_tokenizer() -> None:
+    task = sentiment_task()
+    prompt = task.prompts.index("the film was")
+    words = ["very", "good", "."]
+    ids = task.tokenizer(" ".join(words))["input_ids"]
+    (text,) = task.completion_texts([prompt], [[*ids, task.eos_id]])
+    assert text == " very good ."
+    assert task.prompts[prompt] + text == task.whole_text(prompt, ids) == "the film was very good ."

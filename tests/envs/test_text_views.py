@@ -18,7 +18,7 @@ from rlhf_gym.envs.text.completion_vector_env import CompletionVectorEnv
 from rlhf_gym.envs.text.task import TextTask
 from rlhf_gym.envs.text.token_env import TokenEnv
 from rlhf_gym.errors import ConfigError, DataError
-from rlhf_gym.language.tokenizers import word_tokenizer
+from rlhf_gym.language.tokenizers import ready_tokenizer, word_tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 END = ("completion", "finish_reason", "n_tokens", "reward_components")
@@ -127,8 +127,8 @@ def test_tokens_are_written_behind_the_prompt_and_nothing_moves(task: TextTask) 
     last, reward, terminated, truncated, info = env.step(EOS)
     assert last["input_ids"].tolist() == [PAD, BOS, 4, 5, EOS, PAD]
     assert last["attention_mask"].tolist() == [0, 1, 1, 1, 1, 0]
-    # "was" has 3 characters, and the text ended by itself: 0.3 + 1
-    assert reward == 0.1 * 3 + 1 and terminated and not truncated
+    # " was" has 4 characters, its space among them, and the text ended by itself: 0.4 + 1
+    assert reward == 0.1 * 4 + 1 and terminated and not truncated
     assert obs["input_ids"].tolist() == [PAD, BOS, 4, PAD, PAD, PAD]  # the agent's own copy
     with pytest.raises(DataError, match="has ended"):
         env.step(5)
@@ -147,12 +147,17 @@ def test_nothing_is_decoded_before_the_end(task: TextTask, monkeypatch: pytest.M
 
     monkeypatch.setattr(task.tokenizer, "batch_decode", watch)
     env = TokenEnv(task)
-    env.reset(seed=0)
+    env.reset(options={"prompt_index": 0})
     env.step(6)
     env.step(6)
     assert decoded == []
     env.step(6)
-    assert decoded == [[[6, 6, 6]]]
+    prompt = task.prompt_ids[0][task.prompt_mask[0]].tolist()
+    assert decoded == [[prompt], [[*prompt, 6, 6, 6]]], "the prompt, and both together"
+    env.reset(options={"prompt_index": 0})
+    for _ in range(3):
+        env.step(6)
+    assert decoded[2:] == [[[*prompt, 6, 6, 6]]], "the prompt is known"
 
 
 def test_a_vector_env_calls_each_reward_once_per_step() -> None:
@@ -266,3 +271,27 @@ def test_wrong_actions_and_options_get_one_clear_error(task: TextTask) -> None:
         many.reset(options={"reset_mask": [True]})
     with pytest.raises(ConfigError, match="`num_envs` is 0"):
         CompletionVectorEnv(task, 0)
+
+
+def test_every_end_ends_a_completion_in_every_view_and_adds_no_text(task: TextTask) -> None:
+    # A model that stops at "." as well, as a chat model stops at several markers.
+    chat = ready_tokenizer(task.tokenizer, [8])
+    several = TextTask("chat", chat, ["film"], task.rewards.components, max_new_tokens=3)
+    ids = np.array([5, 8, 6], np.int32)
+    seen = []
+    token_env = TokenEnv(several)
+    token_env.reset(seed=0)
+    for token in ids[:2]:
+        _, reward, terminated, truncated, info = token_env.step(token)
+    seen.append((float(reward), terminated, truncated, info["completion"], info["finish_reason"]))
+    whole = CompletionEnv(several)
+    whole.reset(seed=0)
+    _, reward, terminated, truncated, info = whole.step(ids)
+    seen.append((float(reward), terminated, truncated, info["completion"], info["finish_reason"]))
+    assert info["n_tokens"] == 2
+    many = CompletionVectorEnv(several, 1)
+    many.reset(seed=0)
+    _, rewards, ends, cuts, infos = many.step(ids[None])
+    values = (float(rewards[0]), bool(ends[0]), bool(cuts[0]))
+    seen.append((*values, infos["completion"][0], infos["finish_reason"][0]))
+    assert seen == [(0.1 * 4 + 1, True, False, " was", "eos")] * 3

@@ -153,3 +153,24 @@ def test_no_texts_are_no_rows() -> None:
     assert len(texts) == 0
     ids, last = texts.padded([], PAD)
     assert ids.shape == (0, 0) and torch.equal(last, torch.zeros(0, dtype=torch.int64))
+
+
+def test_answers_whose_texts_cannot_be_used_are_left_out_by_number_and_the_rest_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = table(
+        answer("a", "z", "c", Choice.FIRST, 0),  # no such letter
+        answer("a", "b", "c", Choice.FIRST, 1),
+        answer("a", "b", "b<eos>", Choice.FIRST, 2),  # alike once its end is the end
+        answer("a", "c", "bc", Choice.SECOND, 3),
+    )
+    rows = found.texts.rows
+    assert [(rows[a], rows[b]) for a, b in found.pairs] == [
+        ([BOS, A, B, EOS], [BOS, A, C, EOS]),
+        ([BOS, A, C, EOS], [BOS, A, B, C, EOS]),
+    ]
+    assert all(rows) and len(found.texts) == len(found.groups)
+    assert (found.n_identical, [number for number, _ in found.left_out]) == (1, [0])
+    assert "reward model, of 5 texts: 1 of 4 answers left out (answer 0: first text" in caplog.text
+    with pytest.raises(DataError, match="text 0 cannot be used: its completion cannot be tok"):
+        encode_texts(TOKENIZER, ["a"], ["z"], [True], ROOMY)
