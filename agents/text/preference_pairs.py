@@ -114,7 +114,9 @@ def _encode(
     for preference in preferences:
         for clip in preference.query.clips:
             numbers.setdefault(_text(clip), len(numbers))
-    prompts, completions, finished = ([text[part] for text in numbers] for part in range(3))
+    prompts = [prompt for prompt, _, _ in numbers]
+    completions = [completion for _, completion, _ in numbers]
+    finished = [ended for _, _, ended in numbers]
     found = encode_continuations(lm.tokenizer, prompts, completions, finished)
     for row, ids in enumerate(found.prompts):
         if not ids and row not in found.bad:

@@ -18,11 +18,11 @@ ENV = "rlhf_gym/Sentiment-v0"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bytes with few merges: a word is several tokens; "." ends texts beside EOS."""
+    """Bytes with few merges: a word is several tokens; "Z", too, ends a text."""
     folder = tmp_path_factory.mktemp("model")
     tokenizer = train_byte_bpe(["the film was very good and this plot seemed dull ."] * 5, 280)
     lm = LanguageModel.tiny(tokenizer, n_layers=1, d_model=16, n_heads=2, max_length=256)
-    stop = tokenizer.convert_tokens_to_ids("Ġ")  # a single space: ends texts early, and is seen
+    stop = tokenizer.convert_tokens_to_ids("Z")  # in no review, and one in 280 of random tokens
     lm.model.generation_config.eos_token_id = [lm.eos_id, stop]
     lm.save(folder)
     return folder
@@ -60,7 +60,7 @@ def test_another_limit_cuts_and_says_how_many(
 
 def test_clips_join_their_prompts_and_know_every_end(model: Path) -> None:
     agent = agent_of(model)
-    rows = np.arange(12)
+    rows = np.arange(48)
     batch = agent._sample(rows, agent._generator, agent.lm)
     scores = agent._scores(batch, rows)
     ended_otherwise = 0

@@ -318,8 +318,9 @@ def test_a_completion_has_room_for_the_longest_text_of_the_corpus_under_any_toke
         len(tokenizer(p + c)["input_ids"]) - len(tokenizer(p)["input_ids"]) + 1
         for p, c in zip(prompts, completions, strict=True)
     )
-    # Five blocks are the longest of Format, and one row in 2e8; a second block comes in 2,000.
-    assert longest <= task.max_new_tokens <= 2.5 * longest
+    # Five blocks are the longest of Format, and one row in 2e8; two come in 2,000, though perhaps
+    # not of the longest colour.
+    assert longest <= task.max_new_tokens <= 3 * longest
     assert (
         gym.make(env_id, tokenizer=tokenizer, max_new_tokens=3).unwrapped.task.max_new_tokens == 3
     )

@@ -147,7 +147,7 @@ def said(text: str) -> dict[str, str]:
     [
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, ("p", "a", "b")),
         ({"prompt": "", "chosen": "a", "rejected": ""}, ("", "a", "")),
-        ({"chosen": "the cat", "rejected": "the car"}, ("the ", "cat", "car")),
+        ({"chosen": "the cat", "rejected": "the car"}, ("the", " cat", " car")),
         ({"chosen": "one", "rejected": "two"}, ("", "one", "two")),
         (
             {
