@@ -236,19 +236,25 @@ def _import(
     path: Annotated[Path, tyro.conf.Positional],
     into: Path,
     file_format: Annotated[ImportFormat, tyro.conf.arg(name="format")] = "auto",
-    skip_bad_rows: bool = False,
+    columns: tuple[str, ...] = (),
+    no_prompt: bool = False,
 ) -> None:
-    """Add preferences from a file to a store: all of them, or nothing.
+    """Add preferences from a file to a store: all that can be used, or nothing.
 
     Args:
         path: A file, or the folder of a Parquet export.
         into: The store's folder; made if missing.
         file_format: What the file is; auto looks and sees.
-        skip_bad_rows: Leave out rows that cannot be used, and say which.
+        columns: Which columns hold what, where they have other names than usual:
+            `prompt=question,chosen=good,rejected=bad`. Also system, input (text below the prompt),
+            margin, score_chosen and score_rejected.
+        no_prompt: Take rows that have no prompt, with an empty one.
     """
+    from rlhf_gym.feedback.formats.columns import parse_columns
     from rlhf_gym.transfer import import_store
 
-    print(import_store(path, into, file_format, skip_bad_rows=skip_bad_rows))
+    named = parse_columns(columns)
+    print(import_store(path, into, file_format, columns=named, no_prompt=no_prompt))
 
 
 def _benchmark(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.formats.columns import QUESTIONS, Columns
 from rlhf_gym.feedback.formats.jsonl import read_jsonl, write_jsonl
 from rlhf_gym.feedback.formats.minari_episodes import DATASET_ID, write_minari
 from rlhf_gym.feedback.formats.parquet import read_parquet, write_parquet
-from rlhf_gym.feedback.formats.rows import BadRow, read_rows
+from rlhf_gym.feedback.formats.read_row import Remark
+from rlhf_gym.feedback.formats.rows import BadRow, list_bad_rows, read_rows
 from rlhf_gym.feedback.formats.snapshot import Added, Snapshot, add_to_store, read_snapshot
 from rlhf_gym.feedback.formats.tables import FORMAT
-from rlhf_gym.feedback.formats.text_import import TEXT_FORMATS, TextFormat, read_text_pairs
+from rlhf_gym.feedback.formats.text_import import (
+    TEXT_FORMATS,
+    TextFormat,
+    TextImport,
+    read_text_pairs,
+)
 from rlhf_gym.feedback.formats.text_pairs import Ties, text_pairs, write_pairs
 from rlhf_gym.feedback.store import PreferenceStore
 
@@ -30,6 +37,8 @@ ImportFormat = Literal["auto", "jsonl", "parquet", "hh", "pandalm", "pairs"]
 """The lossless ones, HH-RLHF, PandaLM's test set, TRL's preference format, or: look and see."""
 
 _N_SHOWN = 5
+_N_NAMES = 30
+_N_LETTERS = 60
 
 
 @dataclass(frozen=True)
@@ -111,36 +120,41 @@ def import_store(
     store_folder: Path,
     import_format: ImportFormat = "auto",
     *,
-    skip_bad_rows: bool = False,
+    columns: Mapping[str, str] | None = None,
+    no_prompt: bool = False,
 ) -> TransferReport:
-    """Add the content of a file to a store, all of it or nothing.
+    """Add the content of a file to a store, all that can be used of it or nothing.
 
     The file is read and checked to its end before the store is touched, and goes into it in one
-    transaction. What is there already is left as it is: importing twice adds nothing.
+    transaction. What is there already is left as it is: importing twice adds nothing. Rows of text
+    pairs that cannot be used are left out and listed in the report.
 
     Args:
         path: A file, or the folder of a Parquet export.
         store_folder: The store's folder; made if missing.
         import_format: See `ImportFormat`.
-        skip_bad_rows: With the formats of text pairs: leave out rows that cannot be used.
+        columns: With "pairs": column by role, where they have other names than usual; the roles are
+            prompt, system, input, chosen, rejected, margin, score_chosen and score_rejected.
+        no_prompt: With "pairs": take rows that have no prompt, with an empty one.
 
     Raises:
-        ConfigError: an unknown format, or one that cannot be told from the file; `skip_bad_rows`
-            with a lossless format.
-        DataError: rows that cannot be used, a damaged export, or clips that do not fit into this
-            store; nothing is imported.
+        ConfigError: an unknown format, or one that cannot be told from the file; `columns` or
+            `no_prompt` with another format than pairs.
+        DataError: no row can be used, a damaged export, or clips that do not fit into this store;
+            nothing is imported.
         OSError: a file cannot be read or written; nothing is imported.
     """
     accepted = get_args(ImportFormat)
     if import_format not in accepted:
         raise ConfigError(f"`--format` is {import_format!r}; accepted are {', '.join(accepted)}.")
-    found = _detect(path) if import_format == "auto" else import_format
+    meant = Columns(dict(columns or {}), no_prompt)
+    found = _detect(path, meant) if import_format == "auto" else import_format
     if found in TEXT_FORMATS:
-        return _import_text(path, store_folder, found, skip_bad_rows)
-    if skip_bad_rows:
+        return _import_text(path, store_folder, found, meant)
+    if meant != Columns():
         raise ConfigError(
-            f"`--skip-bad-rows` is for text pairs; `{path}` is {found}, in which every line "
-            "depends on others: without one of them it would be another store."
+            f"`--columns` and `--no-prompt` are for pairs; `{path}` is {found}, which has columns "
+            "of its own: leave them out."
         )
     snapshot = read_parquet(path) if found == "parquet" else read_jsonl(path)
     added = _add(snapshot, store_folder)
@@ -148,9 +162,9 @@ def import_store(
 
 
 def _import_text(
-    path: Path, store_folder: Path, text_format: TextFormat, skip_bad_rows: bool
+    path: Path, store_folder: Path, text_format: TextFormat, columns: Columns
 ) -> TransferReport:
-    read = read_text_pairs(path, text_format, skip_bad_rows=skip_bad_rows)
+    read = read_text_pairs(path, text_format, columns)
     added = _add(read.snapshot, store_folder)
     choices = Counter(answer.choice for answer in read.snapshot.answers)
     counts = {
@@ -158,14 +172,42 @@ def _import_text(
         "rows left out: cannot be used": len(read.bad),
         "rows left out: same as an earlier row": read.n_duplicates,
         "rows left out: both texts are equal": read.n_identical,
+        "rows that contradict an earlier row: kept": len(read.contradicting),
+        **{remark.value: read.remarks[remark] for remark in Remark if remark in read.remarks},
         "answers": len(read.snapshot.answers),
         "ties among them": choices[Choice.TIE],
         **_added_counts(added),
     }
-    notes = [f"row {row.number} was left out: {row.reason}" for row in read.bad[:_N_SHOWN]]
-    if len(read.bad) > _N_SHOWN:
-        notes.append(f"and {len(read.bad) - _N_SHOWN} more rows")
-    return TransferReport(text_format, path, counts, tuple(notes))
+    return TransferReport(text_format, path, counts, tuple(_text_notes(read)))
+
+
+def _text_notes(read: TextImport) -> Iterator[str]:
+    """What an owner of the file should know besides the figures."""
+    for line in list_bad_rows(read.bad):
+        yield f"left out: {line}"
+    if read.contradicting:
+        shown = ", ".join(map(str, read.contradicting[:_N_SHOWN]))
+        more = len(read.contradicting) - _N_SHOWN
+        yield f"contradicting rows: {shown}" + (f" and {more:,} more" if more > 0 else "")
+    if read.unused:
+        shown = ", ".join(f"`{_shortened(name)}`" for name in read.unused[:_N_NAMES])
+        more = len(read.unused) - _N_NAMES
+        yield f"columns not used: {shown}" + (f" and {more:,} more" if more > 0 else "")
+    kept = {name for answer in read.snapshot.answers for name in answer.details}
+    if "margin" in kept:
+        yield (
+            "margins are kept with the answers. A reward model fits them only with "
+            "TextRewardSettings(use_margins=True); runs and DPO do not use them."
+        )
+    if "score_first" in kept:
+        yield (
+            "scores are kept with the answers. Nothing is trained on them: equal ones make a tie, "
+            "and otherwise `chosen` is the better text, whatever its score."
+        )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _N_LETTERS else f"{name[:_N_LETTERS]}…"
 
 
 def _snapshot_counts(snapshot: Snapshot) -> dict[str, int]:
@@ -200,7 +242,7 @@ def _add(snapshot: Snapshot, folder: Path) -> Added:
         raise
 
 
-def _detect(path: Path) -> ImportFormat:
+def _detect(path: Path, columns: Columns) -> ImportFormat:
     """The format, by the first row that can be read."""
     if path.is_dir():
         if (path / "answers.parquet").exists():
@@ -214,16 +256,19 @@ def _detect(path: Path) -> ImportFormat:
     row = next((row for row in read_rows(path) if not isinstance(row, BadRow)), None)
     if row is None:
         raise DataError(f"`{path}` holds no line of JSON; nothing was imported.")
-    columns = row.content
-    if columns.get("format") == FORMAT:
+    names = row.content.keys()
+    if row.content.get("format") == FORMAT:
         return "jsonl"
-    if {"instruction", "response1", "response2"} <= columns.keys():
+    if columns == Columns() and {"instruction", "response1", "response2"} <= names:
         return "pandalm"
-    if {"chosen", "rejected"} <= columns.keys():
-        texts = columns["chosen"], columns["rejected"]
+    texts = [row.content.get(columns.of(role)) for role in ("chosen", "rejected")]
+    if None not in texts:
         dialogues = all(isinstance(text, str) and "\n\nAssistant:" in text for text in texts)
-        return "hh" if dialogues and "prompt" not in columns else "pairs"
+        plain = columns == Columns() and names.isdisjoint(QUESTIONS)
+        return "hh" if dialogues and plain else "pairs"
     raise ConfigError(
-        f"the format of `{path}` cannot be told from its columns ({', '.join(columns)}); name it "
-        "with `--format`: jsonl, parquet, hh, pandalm or pairs."
+        f"the format of `{path}` cannot be told from its columns ({', '.join(names)}). If they are "
+        "pairs of texts, say which columns hold them: `--columns prompt=question,chosen=good,"
+        "rejected=bad`; otherwise name the format with `--format`: jsonl, parquet, hh, pandalm or "
+        "pairs."
     )

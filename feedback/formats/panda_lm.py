@@ -7,16 +7,17 @@ from typing import Any
 
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import DataError
+from rlhf_gym.feedback.formats.read_row import ReadRow
 from rlhf_gym.feedback.formats.text_pairs import TextPair
 
-__all__ = ["panda_lm_pairs"]
+__all__ = ["read_panda_lm"]
 
 _TEXTS = ("instruction", "input", "response1", "response2")
 _ANNOTATORS = ("annotator1", "annotator2", "annotator3")
 _CHOICES = {"0": Choice.TIE, "1": Choice.FIRST, "2": Choice.SECOND}
 
 
-def panda_lm_pairs(row: Mapping[str, Any]) -> list[TextPair]:
+def read_panda_lm(row: Mapping[str, Any]) -> ReadRow:
     """The three answers of a row: 1 is response1, 2 is response2, 0 is a tie.
 
     The prompt is the instruction and, where there is one, the input below an empty line.
@@ -37,7 +38,7 @@ def panda_lm_pairs(row: Mapping[str, Any]) -> list[TextPair]:
         if choice is None:
             raise DataError(f"`{name}` is {row[name]!r}; accepted are 0 (tie), 1 and 2")
         pairs.append(TextPair(prompt, first, second, choice, labeller=name))
-    return pairs
+    return ReadRow(tuple(pairs), frozenset((*_TEXTS, *_ANNOTATORS)))
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
-from rlhf_gym.errors import DataError
+from rlhf_gym.errors import CorruptDataError, DataError
 
-__all__ = ["BadRow", "ParsedRows", "Row", "open_lines", "parse_rows", "read_rows"]
+__all__ = [
+    "BadRow",
+    "ParsedRows",
+    "Row",
+    "list_bad_rows",
+    "open_lines",
+    "parse_rows",
+    "read_rows",
+]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _N_SHOWN = 5
@@ -38,6 +46,8 @@ class BadRow:
     """The line's number, from 1."""
     reason: str
     """What is wrong with it."""
+    ends_file: bool = False
+    """Whether what follows cannot be read either, however many lines it was."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class ParsedRows(Generic[_T]):
     good: list[tuple[int, _T]]
     """Row number and content."""
     bad: list[BadRow]
-    """What was skipped."""
+    """What cannot be used."""
 
 
 def open_lines(path: Path) -> BinaryIO:
@@ -77,7 +87,8 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
                 if line.strip():
                     yield _parse(number, line)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            yield BadRow(number + 1, f"the compressed data ends or is damaged here ({error})")
+            reason = f"the compressed data ends or is damaged here ({error})"
+            yield BadRow(number + 1, reason, ends_file=True)
 
 
 def _parse(number: int, line: bytes) -> Row | BadRow:
@@ -95,37 +106,52 @@ def _parse(number: int, line: bytes) -> Row | BadRow:
     return Row(number, content)
 
 
-def parse_rows(
-    path: Path, parse: Callable[[dict[str, Any]], _T], *, skip_bad_rows: bool
-) -> ParsedRows[_T]:
-    """Read a file by a function of one row.
+def parse_rows(path: Path, parse: Callable[[dict[str, Any]], _T]) -> ParsedRows[_T]:
+    """Read a file by a function of one row; rows that cannot be used are listed.
 
     Args:
         path: The file, one JSON object per line, gzip or plain.
         parse: Makes something of a row, or raises `DataError` with the reason.
-        skip_bad_rows: Leave bad rows out, and list them.
 
     Raises:
-        DataError: there are bad rows, and they are not to be skipped; or there is no row at all.
+        DataError: no row can be used, or there is none.
+        CorruptDataError: the compressed data is damaged: nobody knows how many rows are lost.
         OSError: the file cannot be read.
     """
     good: list[tuple[int, _T]] = []
     bad: list[BadRow] = []
     for row in read_rows(path):
         if isinstance(row, BadRow):
+            if row.ends_file:
+                raise CorruptDataError(
+                    f"`{path}`, row {row.number}: {row.reason}. Nothing was imported: copy it "
+                    "again."
+                )
             bad.append(row)
             continue
         try:
             good.append((row.number, parse(row.content)))
         except DataError as error:
             bad.append(BadRow(row.number, str(error)))
-    if bad and not skip_bad_rows:
-        shown = "".join(f"\n  row {row.number}: {row.reason}" for row in bad[:_N_SHOWN])
-        more = f"\n  and {len(bad) - _N_SHOWN} more" if len(bad) > _N_SHOWN else ""
-        raise DataError(
-            f"{len(bad)} of {len(good) + len(bad)} rows of `{path}` cannot be used; nothing was "
-            f"imported. Repair them, or leave them out with `--skip-bad-rows`:{shown}{more}"
-        )
     if not good:
-        raise DataError(f"`{path}` holds no row that can be used; nothing was imported.")
+        what = (
+            f"none of the {len(bad):,} rows of `{path}` can be used"
+            if bad
+            else (f"`{path}` holds no row")
+        )
+        raise DataError("\n  ".join([f"{what}; nothing was imported.", *list_bad_rows(bad)]))
     return ParsedRows(good, bad)
+
+
+def list_bad_rows(bad: Sequence[BadRow]) -> list[str]:
+    """A line for each reason, the first ones, with the rows that it holds for; and a count."""
+    rows: dict[str, list[int]] = {}
+    for row in bad:
+        rows.setdefault(row.reason, []).append(row.number)
+    lines = []
+    for reason, numbers in list(rows.items())[:_N_SHOWN]:
+        more = f" and {len(numbers) - _N_SHOWN:,} more" if len(numbers) > _N_SHOWN else ""
+        shown = ", ".join(map(str, numbers[:_N_SHOWN]))
+        lines.append(f"row{'s' if len(numbers) > 1 else ''} {shown}{more}: {reason}")
+    n_rest = sum(map(len, list(rows.values())[_N_SHOWN:]))
+    return lines + [f"and {n_rest:,} more rows"] * (n_rest > 0)

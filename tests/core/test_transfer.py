@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -142,23 +141,25 @@ def test_implicit_prompts_without_turns_and_conversations_are_pairs(tmp_path: Pa
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     other = [messages[0], {"role": "assistant", "content": "b"}]
     for i, row in enumerate(
-        [{"chosen": "a", "rejected": "b"}, {"chosen": messages, "rejected": other}]
+        [{"chosen": "the cat", "rejected": "the car"}, {"chosen": messages, "rejected": other}]
     ):
         path = write_rows(tmp_path / f"{i}.jsonl", [row])
         assert import_store(path, tmp_path / "copy").format == "pairs"
     with PreferenceStore(tmp_path / "copy", create=False) as store:
         prompts = {clip_text(preference.query.first)[0] for preference in store.preferences()}
-    assert prompts == {"", "\n\nHuman: q\n\nAssistant:"}
+    assert prompts == {"the ", "\n\nHuman: q\n\nAssistant:"}
 
 
-def test_a_bad_row_keeps_everything_out_unless_it_is_skipped(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "in.jsonl", [*PAIRS, {"prompt": "p", "chosen": "a"}])
-    with pytest.raises(DataError, match="row 2: column `rejected` is missing"):
-        import_store(path, tmp_path / "copy")
+def test_rows_that_cannot_be_used_are_left_out_unless_none_is_left(tmp_path: Path) -> None:
+    bad = {"prompt": "p", "chosen": "a"}
+    path = write_rows(tmp_path / "in.jsonl", [bad])
+    with pytest.raises(DataError, match="row 1: column `rejected` is missing"):
+        import_store(path, tmp_path / "copy", "pairs")
     assert not (tmp_path / "copy").exists()
-    report = import_store(path, tmp_path / "copy", skip_bad_rows=True)
+    report = import_store(write_rows(path, [*PAIRS, bad]), tmp_path / "copy")
+    assert report.counts["rows used"] == 1
     assert report.counts["rows left out: cannot be used"] == 1
-    assert report.notes[0].startswith("row 2 was left out: column `rejected` is missing")
+    assert report.notes[0].startswith("left out: row 2: column `rejected` is missing")
 
 
 def test_what_does_not_fit_into_a_store_leaves_it_as_it_was(
@@ -225,34 +226,17 @@ def test_a_format_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
         import_store(path, tmp_path / "copy")
 
 
-def test_rows_of_a_lossless_export_cannot_be_skipped(tmp_path: Path, control_store: Path) -> None:
+def test_a_damaged_lossless_export_is_refused_as_a_whole(
+    tmp_path: Path, control_store: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     export_store(control_store, out)
+    with pytest.raises(ConfigError, match="`--columns` and `--no-prompt` are for pairs"):
+        import_store(out, tmp_path / "copy", no_prompt=True)
     out.write_bytes(out.read_bytes()[:-9])
-    with pytest.raises(ConfigError, match="depends on others"):
-        import_store(out, tmp_path / "copy", skip_bad_rows=True)
     with pytest.raises(CorruptDataError, match="half-written"):
         import_store(out, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "n_rows", "n_answers"),
-    [
-        # 1,600 rows of one answer each; 705 rows, 52 of which repeat one word for word, of three.
-        ("hh_rlhf_harmless.jsonl.gz", 1600, 1600),
-        ("pandalm_three_annotators.jsonl.gz", 653, 3 * 653),
-    ],
-)
-def test_the_published_files_are_read(
-    tmp_path: Path, name: str, n_rows: int, n_answers: int
-) -> None:
-    path = Path(os.environ.get("RLHF_GYM_DATA", "")) / name
-    if "RLHF_GYM_DATA" not in os.environ or not path.exists():
-        pytest.skip(f"RLHF_GYM_DATA names no folder with {name}")
-    report = import_store(path, tmp_path / "copy")
-    assert report.counts["rows used"] == n_rows
-    assert report.counts["answers new to the store"] == n_answers
 
 
 def test_the_code_of_the_guide_reads_what_is_exported(

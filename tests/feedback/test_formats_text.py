@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
-from rlhf_gym.errors import ConfigError, DataError
-from rlhf_gym.feedback.formats.chosen_rejected import hh_pair, trl_pair
-from rlhf_gym.feedback.formats.panda_lm import panda_lm_pairs
+from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
+from rlhf_gym.feedback.formats.chosen_rejected import read_hh, read_trl
+from rlhf_gym.feedback.formats.panda_lm import read_panda_lm
+from rlhf_gym.feedback.formats.rows import BadRow, list_bad_rows
 from rlhf_gym.feedback.formats.text_import import pairs_snapshot, read_text_pairs
 from rlhf_gym.feedback.formats.text_pairs import PairCounts, TextPair, text_pairs, write_pairs
 from rlhf_gym.text_clips import clip_text, text_clip
@@ -36,8 +37,19 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
+def hh_pair(row: dict[str, Any]) -> TextPair:
+    (pair,) = read_hh(row).pairs
+    return pair
+
+
+def trl_pair(row: dict[str, Any]) -> TextPair:
+    (pair,) = read_trl(row).pairs
+    return pair
+
+
 def winner(pair: TextPair) -> tuple[str, str, str]:
     """(prompt, chosen, rejected) of a decisive pair."""
+    assert pair.choice in (Choice.FIRST, Choice.SECOND)
     texts = (pair.first, pair.second)
     return (pair.prompt, *(texts if pair.choice is Choice.FIRST else texts[::-1]))
 
@@ -146,9 +158,8 @@ def said(text: str) -> dict[str, str]:
     ("row", "expected"),
     [
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, ("p", "a", "b")),
-        ({"prompt": "", "chosen": "a", "rejected": ""}, ("", "a", "")),
+        ({"prompt": "p", "chosen": "a", "rejected": ""}, ("p", "a", "")),
         ({"chosen": "the cat", "rejected": "the car"}, ("the", " cat", " car")),
-        ({"chosen": "one", "rejected": "two"}, ("", "one", "two")),
         (
             {
                 "chosen": "\n\nHuman: q\n\nAssistant: yes",
@@ -179,7 +190,7 @@ def test_every_form_of_trl_is_read(row: dict[str, Any], expected: tuple[str, ...
     [
         ({"prompt": "p", "chosen": "a"}, "column `rejected` is missing; the columns are prompt"),
         ({"prompt": "p", "chosen": "a", "rejected": None}, "`rejected` is None"),
-        ({"prompt": "p", "chosen": "a", "rejected": [said("b")]}, "mixes texts and lists"),
+        ({"prompt": "p", "chosen": "a", "rejected": [said("b")]}, "mix texts and lists"),
         ({"chosen": ["a"], "rejected": ["b"]}, "is no message"),
         ({"chosen": [{"role": "tool", "content": ""}], "rejected": []}, "`role` is 'tool'"),
         ({"chosen": [{"role": "user", "content": [1]}], "rejected": []}, "`content` is list"),
@@ -218,18 +229,18 @@ PANDA = {
 
 
 def test_panda_lm_rows_hold_three_answers() -> None:
-    pairs = panda_lm_pairs(PANDA)
+    pairs = read_panda_lm(PANDA).pairs
     assert {(p.prompt, p.first, p.second) for p in pairs} == {("Add.\n\n1 + 1", "2", "3")}
     assert [(p.labeller, p.choice) for p in pairs] == [
         ("annotator1", Choice.FIRST),
         ("annotator2", Choice.TIE),
         ("annotator3", Choice.SECOND),
     ]
-    assert panda_lm_pairs({**PANDA, "input": ""})[0].prompt == "Add."
+    assert read_panda_lm({**PANDA, "input": ""}).pairs[0].prompt == "Add."
 
 
 def test_a_response_that_was_published_without_quotes_is_text() -> None:
-    assert panda_lm_pairs({**PANDA, "response1": True})[0].first == "True"
+    assert read_panda_lm({**PANDA, "response1": True}).pairs[0].first == "True"
 
 
 @pytest.mark.parametrize(
@@ -243,9 +254,9 @@ def test_a_response_that_was_published_without_quotes_is_text() -> None:
 )
 def test_a_bad_row_of_panda_lm_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        panda_lm_pairs({**PANDA, **change})
+        read_panda_lm({**PANDA, **change})
     with pytest.raises(DataError, match="column `annotator1` is missing"):
-        panda_lm_pairs({key: value for key, value in PANDA.items() if key != "annotator1"})
+        read_panda_lm({key: value for key, value in PANDA.items() if key != "annotator1"})
 
 
 # --- in: whole files ------------------------------------------------------------------------
@@ -256,7 +267,7 @@ def pair_row(i: int) -> dict[str, Any]:
 
 
 def test_a_row_is_a_query_and_its_labellers_answer_it() -> None:
-    rows = [(1, panda_lm_pairs(PANDA)), (2, [TextPair("p", "x", "y", Choice.SECOND)])]
+    rows = [(1, read_panda_lm(PANDA).pairs), (2, [TextPair("p", "x", "y", Choice.SECOND)])]
     snapshot = pairs_snapshot(rows).snapshot
     first, second = snapshot.queries
     assert [clip_text(clip) for clip in first.query.clips] == [
@@ -282,17 +293,18 @@ def test_repeated_rows_and_equal_texts_are_left_out_and_counted(tmp_path: Path) 
     read = read_text_pairs(write_lines(tmp_path / "in.jsonl", rows), "pairs")
     assert (read.n_duplicates, read.n_identical, read.bad) == (2, 1, [])
     assert [stored.query.index for stored in read.snapshot.queries] == [1, 4, 5]
+    assert read.contradicting == (4,)
 
 
-def test_what_was_exported_to_trl_is_read_back_with_its_margins(tmp_path: Path) -> None:
+def test_what_was_exported_to_trl_is_read_back_with_its_ties(tmp_path: Path) -> None:
     write_pairs(PAIRS, tmp_path / "out.jsonl.gz", ties="margin0")
     snapshot = read_text_pairs(tmp_path / "out.jsonl.gz", "pairs").snapshot
     texts = [tuple(clip_text(c)[1] for c in stored.query.clips) for stored in snapshot.queries]
     chosen = [
-        pair[0] if answer.choice is Choice.FIRST else pair[1]
+        {Choice.FIRST: pair[0], Choice.SECOND: pair[1]}.get(answer.choice, "tie")
         for pair, answer in zip(texts, snapshot.answers, strict=True)
     ]
-    assert chosen == ["a", "b", "a"]
+    assert chosen == ["a", "b", "tie"]
     assert [answer.details["margin"] for answer in snapshot.answers] == [1.0, 1.0, 0.0]
 
 
@@ -313,36 +325,38 @@ BAD_ROWS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_a_bad_row_is_named_and_can_be_left_out(tmp_path: Path, name: str) -> None:
+def test_a_bad_row_is_left_out_and_named(tmp_path: Path, name: str) -> None:
     line, message = BAD_ROWS[name]
     path = tmp_path / "in.jsonl"
     good = [json.dumps(pair_row(i)).encode() + b"\n" for i in (1, 3)]
     last = name == "half-written"
     path.write_bytes(b"".join([good[0], line] if last else [good[0], line, good[1]]))
-    with pytest.raises(DataError, match=message) as error:
-        read_text_pairs(path, "pairs")
-    assert "nothing was imported" in str(error.value)
-    read = read_text_pairs(path, "pairs", skip_bad_rows=True)
-    assert [row.number for row in read.bad] == [2]
+    read = read_text_pairs(path, "pairs")
     assert len(read.snapshot.queries) == (1 if last else 2)
-
-
-def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "in.jsonl", [pair_row(0), *[{"x": 1}] * 7])
-    with pytest.raises(DataError, match=r"7 of 8 rows(.|\n)*row 6: (.|\n)*and 2 more") as error:
+    (listed,) = list_bad_rows(read.bad)
+    assert listed.startswith(message)
+    path.write_bytes(line)
+    with pytest.raises(DataError, match="none of the 1 rows") as error:
         read_text_pairs(path, "pairs")
-    assert "row 7" not in str(error.value)
+    assert message.replace("row 2", "row 1") in str(error.value)
+    assert "nothing was imported" in str(error.value)
 
 
-def test_compressed_data_that_ends_early_is_a_bad_row(tmp_path: Path) -> None:
+def test_many_bad_rows_are_counted_by_their_reason() -> None:
+    bad = [BadRow(i, "no prompt") for i in range(1, 9)] + [BadRow(9, "no JSON")]
+    assert list_bad_rows(bad) == ["rows 1, 2, 3, 4, 5 and 3 more: no prompt", "row 9: no JSON"]
+    lines = list_bad_rows([BadRow(i, f"reason {i // 2}") for i in range(20)])
+    assert lines[4:] == ["rows 8, 9: reason 4", "and 10 more rows"]
+
+
+def test_compressed_data_that_ends_early_is_refused_since_nobody_knows_what_is_lost(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "in.jsonl.gz"
     text = "".join(json.dumps({**pair_row(i), "x": str(i) * 9999}) + "\n" for i in range(99))
     path.write_bytes(gzip.compress(text.encode())[:-20])
-    with pytest.raises(DataError, match="the compressed data ends"):
+    with pytest.raises(CorruptDataError, match="the compressed data ends"):
         read_text_pairs(path, "pairs")
-    read = read_text_pairs(path, "pairs", skip_bad_rows=True)
-    assert 0 < len(read.snapshot.queries) < 99
-    assert len(read.bad) == 1
 
 
 def test_empty_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
