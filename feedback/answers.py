@@ -7,7 +7,6 @@ only `forget_labeller` ever deletes, because a person may ask for it.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import uuid as uuids
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, cast
 from rlhf_gym.data import Choice, Preference
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.dataset import decode_answer, encode_answer
+from rlhf_gym.feedback.record_rules import check_answer
 from rlhf_gym.feedback.records import KINDS, AnswerKind, AnswerRecord
 from rlhf_gym.feedback.schema import APPEND_ONLY
 
@@ -69,7 +69,8 @@ def add_answer(
         The uuid of the answer that stands now: an earlier one's where this one says the same.
 
     Raises:
-        DataError: an unknown query or kind, more than two clips, or details that are not JSON.
+        DataError: an unknown query or kind, more than two clips, details that are not JSON, or a
+            name or time out of range.
     """
     if kind not in KINDS or kind == "retraction":
         raise DataError(f"`kind` is {kind!r}; an answer is one of {', '.join(KINDS[:-1])}.")
@@ -86,6 +87,7 @@ def add_answer(
                 return str(earlier[4])
     uuid = uuid or uuids.uuid4().hex
     times = (preference.shown_at, preference.answered_at)
+    check_answer(uuid, teacher, labeller, *times)
     row = (uuid, query, kind, payload, teacher, labeller, *times, supersedes)
     connection.execute(_INSERT, row)
     return uuid
@@ -109,17 +111,24 @@ def _pair(connection: sqlite3.Connection, query_id: str, path: Path) -> int:
     return int(found[0])
 
 
-def retract_answer(connection: sqlite3.Connection, uuid: str, answered_at: float) -> bool:
+def retract_answer(
+    connection: sqlite3.Connection, uuid: str, answered_at: float, path: Path
+) -> bool:
     """Take an answer back: a new row supersedes it, and its query is open again.
 
     Args:
         connection: In a transaction.
         uuid: The answer's.
         answered_at: Seconds since the epoch, UTC.
+        path: The database, for messages.
 
     Returns:
         Whether the answer stood; a second retraction changes nothing.
+
+    Raises:
+        DataError: a time out of range.
     """
+    check_answer(uuid, "", "", answered_at, answered_at)
     row = connection.execute(
         f"SELECT a.sequence, a.query, a.payload, a.teacher, a.labeller FROM answers AS a"
         f" {_STANDING} AND a.uuid = ?",
@@ -128,7 +137,7 @@ def retract_answer(connection: sqlite3.Connection, uuid: str, answered_at: float
     if row is None:
         return False
     sequence, query, payload, teacher, labeller = row
-    content = json.dumps({"choice": json.loads(payload)["choice"], "details": {}})
+    content = encode_answer(decode_answer(payload, path)[0], {}, "")
     values = (uuids.uuid4().hex, query, "retraction", content, teacher, labeller)
     connection.execute(_INSERT, (*values, answered_at, answered_at, sequence))
     return True
@@ -146,11 +155,14 @@ def restore_answer(
         path: The database, for messages.
 
     Raises:
-        DataError: an unknown query, or a row to supersede that is nowhere to be found.
+        DataError: an unknown query, a row to supersede that is nowhere to be found, or a name or
+            time out of range.
     """
     query = _pair(connection, record.query_id, path)
     if _row_of(connection, record.uuid) is not None:
         return
+    times = (record.shown_at, record.answered_at)
+    check_answer(record.uuid, record.teacher, record.labeller, *times)
     supersedes = None
     if record.supersedes is not None:
         supersedes = _row_of(connection, uuids.get(record.supersedes, ""))
@@ -162,7 +174,7 @@ def restore_answer(
             )
     payload = encode_answer(record.choice, record.details, record.query_id)
     values = (record.uuid, query, record.kind, payload, record.teacher, record.labeller)
-    connection.execute(_INSERT, (*values, record.shown_at, record.answered_at, supersedes))
+    connection.execute(_INSERT, (*values, *times, supersedes))
 
 
 def _row_of(connection: sqlite3.Connection, uuid: str) -> int | None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rlhf_gym.data import Array, Choice, Clip, Preference, Query
 from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.feedback.record_rules import MAX_DETAILS, check_details
 
 __all__ = ["AnswerTable", "ClipTable", "PreferenceSet", "decode_answer", "encode_answer"]
 
@@ -38,15 +39,23 @@ def encode_answer(choice: Choice, details: Mapping[str, Any], query_id: str) -> 
         query_id: What it is about, for the message.
 
     Raises:
-        DataError: the details are not JSON.
+        DataError: the details are not JSON, or break the rules of `check_details`.
     """
     try:
-        return json.dumps({"choice": choice.value, "details": dict(details)}, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        check_details(details)
+        payload = json.dumps({"choice": choice.value, "details": dict(details)}, allow_nan=False)
+    except (TypeError, ValueError) as error:  # a DataError is a ValueError
         raise DataError(
-            f"the `details` of an answer to query {query_id} are not JSON ({error}); use "
-            "strings, finite numbers, booleans, None, lists and dicts with string keys."
+            f"the `details` of an answer to query {query_id} are not JSON as they should be "
+            f"({error}); use strings, finite numbers, booleans, None, lists and dicts with string "
+            "keys."
         ) from error
+    if len(payload) > MAX_DETAILS:
+        raise DataError(
+            f"the `details` of an answer to query {query_id} have {len(payload):,} characters as "
+            f"JSON, at most {MAX_DETAILS:,} are kept; shorten them."
+        )
+    return payload
 
 
 def decode_answer(payload: str, path: Path) -> tuple[Choice, dict[str, Any]]:
@@ -61,7 +70,9 @@ def decode_answer(payload: str, path: Path) -> tuple[Choice, dict[str, Any]]:
     """
     try:
         content = json.loads(payload)
-        return Choice(content["choice"]), dict(content["details"])
+        choice, details = Choice(content["choice"]), dict(content["details"])
+        check_details(details)
+        return choice, details
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError(
             f"`{path}` holds an answer that cannot be read ({payload[:80]!r}: {error}); "

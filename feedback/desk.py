@@ -348,7 +348,7 @@ class LabelDesk:
             return None
         given = self._given[-1]
         with self._writing() as connection:
-            retract_answer(connection, given.uuid, self.clock())
+            retract_answer(connection, given.uuid, self.clock(), self.store.path)
             claim_queries(
                 connection,
                 self.labeller,

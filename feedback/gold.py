@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlhf_gym.data import Choice
 from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.feedback.dataset import decode_answer
 from rlhf_gym.feedback.leases import LEASE_SECONDS
 from rlhf_gym.feedback.records import AnswerKind
 from rlhf_gym.feedback.schema import ANSWERS_OF_Q
@@ -166,7 +167,8 @@ def next_measure(
             query_id, choice, _ = fresh[0]
             return Measure(_gold_question(query_id, kind, choice), on_trial=True)
     tested = [row for row in given if row[1] == "qualification"]
-    right = sum(json.loads(row[2])["choice"] == row[3] for row in tested)
+    path = store.path
+    right = sum(decode_answer(row[2], path)[0].value == row[3] for row in tested)
     on_trial = count["practice"] < settings.n_practice or len(tested) < settings.n_qualification
     if tested and right < math.ceil(settings.pass_mark * len(tested) - 1e-9):
         answered = {row[0] for row in given}
@@ -174,7 +176,7 @@ def next_measure(
             row[0] not in answered and row[0] not in damaged for row in gold
         )
         return Measure(None, disqualified=not more_to_come, on_trial=on_trial)
-    return Measure(_now_and_then(given, fresh, busy, labeller, settings), on_trial=on_trial)
+    return Measure(_now_and_then(given, fresh, busy, labeller, settings, path), on_trial=on_trial)
 
 
 def _now_and_then(
@@ -183,6 +185,7 @@ def _now_and_then(
     busy: Collection[str],
     labeller: str,
     settings: DeskSettings,
+    path: Path,
 ) -> MeasuringQuestion | None:
     real = [row for row in given if row[1] in ("pairwise", "gold", "repeat")]
     told = {row[0] for row in given if row[1] == "practice"}
@@ -196,9 +199,9 @@ def _now_and_then(
     own = [row for row in real if row[1] == "pairwise"][:-_REST]
     not_again = repeated.union(busy)
     for query_id, _, payload, _ in _shuffled(own, labeller, settings):
-        content = json.loads(payload)
-        left = content["details"].get("left")
-        decisive = content["choice"] in (Choice.FIRST.value, Choice.SECOND.value)
+        choice, details = decode_answer(payload, path)
+        left = details.get("left")
+        decisive = choice in (Choice.FIRST, Choice.SECOND)
         if query_id not in not_again and decisive and left:
             return MeasuringQuestion(query_id, "repeat", left_before=left)
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf_gym.data import Clip, Query
+from rlhf_gym.feedback.record_rules import check_query
 from rlhf_gym.feedback.shards import check_layouts, layout_of, publish_shard, write_shard
 
 __all__ = ["post_queries"]
@@ -27,7 +28,12 @@ def post_queries(
 
     Returns:
         How many of the queries are new.
+
+    Raises:
+        DataError: a number of a query out of range, or clips that do not fit into this store.
     """
+    for query in queries:
+        check_query(query.seed, query.round, query.index, n_wanted)
     known = _known(connection, "queries", (query.id for query in queries))
     new = {query.id: query for query in queries if query.id not in known}
     if new:

@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rlhf_gym.errors import CorruptDataError, DataError, RunLockedError, SchemaError
+from rlhf_gym.feedback.integrity import find_fault
 from rlhf_gym.feedback.shards import describe_shard
 from rlhf_gym.files import sync
 from rlhf_gym.links import refuse_links
@@ -318,6 +319,9 @@ def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
             if exists:
                 _check_pages(connection, path)
             _migrate(connection, path)
+            fault = find_fault(connection) if exists else None
+            if fault is not None:
+                raise _corrupt(path, fault)
         except BaseException:
             connection.close()
             raise

@@ -13,6 +13,7 @@ BLAKE2b; it is no defence against forgery, and need not be: no file is ever unpi
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_gym.data import Array, Clip
+from rlhf_gym.data import Array, Clip, content_id
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.picture_files import PICTURE_FILES, picture_blocks, stored_pictures
 from rlhf_gym.files import sync
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
+_NOT_BY_STEP = ("pictures.npy", "picture_seconds.npy")
 # numpy parses a .npy header with `ast`, whose depth count Python 3.11 shares between threads: two
 # at once now and then end in "SystemError: AST constructor recursion depth mismatch".
 _HEADERS = threading.Lock()
@@ -59,10 +61,13 @@ class ShardFile:
     """Its size."""
     crc32: int
     """CRC-32 of all its bytes."""
+    layout: str | None = None
+    """The layout of its shard, as JSON, for the reader to compare with."""
 
 
 ShardPart = tuple[str, Mapping[str, ShardFile], npt.NDArray[np.int64]]
-"""A shard's name, what is recorded about its files by name, and (M,) rows of it, ascending."""
+"""A shard's name, what is recorded about its files by name, and (M, 2) rows of it, ascending, and
+the lengths of the clips there in steps."""
 
 
 def layout_of(clip: Clip) -> dict[str, Any]:
@@ -211,6 +216,16 @@ def _damaged(path: Path, what: str) -> CorruptDataError:
     )
 
 
+def _expected_layout(file: ShardFile, found: list[Any]) -> list[Any]:
+    """Dtype and per-step shape that a file of a shard must have."""
+    if file.name in ("obs.npy", "actions.npy") and file.layout is not None:
+        layout: list[Any] = json.loads(file.layout)[file.name.removesuffix(".npy")]
+        return layout
+    if file.name == "true_rewards.npy":
+        return ["<f4", []]
+    return ["<f4", found[1]] if file.name == "states.npy" else found
+
+
 def _crc32(path: Path) -> int:
     crc, buffer = 0, bytearray(_CHUNK)
     with path.open("rb", buffering=0) as file:
@@ -245,6 +260,7 @@ class ShardReader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._verified: set[Path] = set()
+        self._named: set[str] = set()
 
     def map(self, shard: str, file: ShardFile) -> Array:
         """One file of one shard, read-only; the map lasts as long as the array.
@@ -271,6 +287,10 @@ class ShardReader:
             if isinstance(error, CorruptDataError):
                 raise
             raise _damaged(path, f"is not a .npy file ({error})") from error
+        if file.layout is not None and file.name not in PICTURE_FILES:
+            found = [mapped.dtype.str, list(mapped.shape[2:])]
+            if mapped.ndim < 2 or found != _expected_layout(file, found):
+                raise _damaged(path, f"holds {found} per step, not what its clips have")
         return np.asarray(mapped)
 
     def clips(
@@ -292,17 +312,58 @@ class ShardReader:
         maps = {name: self.map(shard, file) for name, file in files.items()}
         clips: dict[int, Clip] = {}
         for key, clip_id, context, row, n, has_states in members:
+            for name, block in maps.items():
+                self._require_place(shard, name, block, row, n)
             rewards = maps["true_rewards.npy"][row, :n]
+            obs, actions = maps["obs.npy"][row, : n + 1], maps["actions.npy"][row, :n]
+            self.check_ids([clip_id], [context], obs[None], actions[None], [n])
             clips[key] = Clip.from_storage(
                 clip_id,
-                obs=maps["obs.npy"][row, : n + 1].copy(),
-                actions=maps["actions.npy"][row, :n].copy(),
+                obs=obs.copy(),
+                actions=actions.copy(),
                 context_id=sys.intern(context),
                 true_rewards=None if np.isnan(rewards[0]) else rewards.copy(),
                 sim_states=maps["states.npy"][row, : n + 1].copy() if has_states else None,
                 pictures=stored_pictures(maps, row, n),
             )
         return clips
+
+    def _require_place(self, shard: str, name: str, block: Array, row: int, n: int) -> None:
+        """Refuse a clip of n steps, in a row of a shard's file, that the file has no place for."""
+        n_entries = {"actions.npy": n, "true_rewards.npy": n}.get(name, n + 1)
+        if name not in _NOT_BY_STEP and not (row < len(block) and n_entries <= block.shape[1]):
+            raise _damaged(
+                self._folder / shard / name,
+                f"has no place for clip {row} of {n} steps: its shape is {block.shape}",
+            )
+
+    def check_ids(
+        self,
+        ids: Sequence[str],
+        contexts: Sequence[str],
+        obs: Array,
+        actions: Array,
+        lengths: Sequence[int] | Array,
+    ) -> None:
+        """Compare the ids of clips with their content, each clip once in this reader's life.
+
+        Args:
+            ids: M of them.
+            contexts: M of them.
+            obs: (M, T + 1, ...) padded.
+            actions: (M, T, ...) padded.
+            lengths: (M,) steps.
+
+        Raises:
+            CorruptDataError: a clip is not what its id says.
+        """
+        for row, key in enumerate(ids):
+            if key in self._named:
+                continue
+            n = int(lengths[row])
+            if content_id(contexts[row], obs[row, : n + 1], actions[row, :n]) != key:
+                raise _damaged(self._folder, f"holds a clip that its id, {key[:12]}, is not of")
+            self._named.add(key)
 
     def gather(
         self, file: str, parts: Sequence[ShardPart], n_entries: int, dtype: str, shape: list[int]
@@ -327,6 +388,8 @@ class ShardReader:
         start = 0
         for shard, files, rows in parts:
             source = self.map(shard, files[file])
+            rows, lengths = rows[:, 0], rows[:, 1]
+            self._require_place(shard, file, source, int(rows.max()), int(lengths.max()))
             n = min(n_entries, source.shape[1])
             # A slice copies without a temporary; most often a whole shard is wanted.
             in_line = len(rows) == rows[-1] - rows[0] + 1

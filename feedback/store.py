@@ -203,7 +203,7 @@ class PreferenceStore:
 
     def _files(self, shard: int) -> tuple[str, dict[str, ShardFile]]:
         rows = self.rows(
-            "SELECT s.name, f.name, f.n_bytes, f.crc32 FROM shards AS s"
+            "SELECT s.name, f.name, f.n_bytes, f.crc32, s.layout FROM shards AS s"
             " JOIN shard_files AS f USING (shard) WHERE shard = ?",
             (shard,),
         )
@@ -238,7 +238,7 @@ class PreferenceStore:
             Whether it stood.
         """
         with self.writing() as connection:
-            return retract_answer(connection, uuid, answered_at)
+            return retract_answer(connection, uuid, answered_at, self.path)
 
     def restore_answers(self, records: Sequence[AnswerRecord]) -> int:
         """Add recorded rows of another store as they were; those that are here are left alone.
@@ -336,12 +336,13 @@ class PreferenceStore:
         del rows
         layout = json.loads(self.rows("SELECT layout FROM shards LIMIT 1")[0][0])
         parts = [
-            (*self._files(int(shard)), places[places[:, 0] == shard, 1])
+            (*self._files(int(shard)), places[places[:, 0] == shard, 1:])
             for shard in np.unique(places[:, 0])
         ]
         n_steps = int(places[:, 2].max())
         obs = self._reader.gather("obs.npy", parts, n_steps + 1, *layout["obs"])
         actions = self._reader.gather("actions.npy", parts, n_steps, *layout["actions"])
+        self._reader.check_ids(ids, contexts, obs, actions, places[:, 2])
         return ClipTable(ids, contexts, obs, actions, places[:, 2].copy())
 
     @property

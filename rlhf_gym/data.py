@@ -31,6 +31,7 @@ __all__ = [
     "Query",
     "RewardBatch",
     "Trajectory",
+    "content_id",
 ]
 
 Array = npt.NDArray[Any]
@@ -76,6 +77,15 @@ def _check_steps(
         _require_finite(owner, "true_rewards", true_rewards)
     if sim_states is not None:
         _require_length(owner, "sim_states", sim_states, n_steps + 1, "one per observation")
+
+
+def content_id(context_id: str, obs: Array, actions: Array) -> str:
+    """Hex sha256 of context, and of dtype, shape and bytes of observations and actions."""
+    digest = hashlib.sha256(context_id.encode())
+    for array in (obs, actions):
+        digest.update(f"|{array.dtype.str}{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,11 +200,7 @@ class Clip:
     @cached_property
     def id(self) -> str:
         """Hex sha256 of context, and of dtype, shape and bytes of observations and actions."""
-        digest = hashlib.sha256(self.context_id.encode())
-        for array in (self.obs, self.actions):
-            digest.update(f"|{array.dtype.str}{array.shape}|".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return content_id(self.context_id, self.obs, self.actions)
 
     @property
     def true_return(self) -> float:

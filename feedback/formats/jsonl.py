@@ -107,7 +107,7 @@ def read_jsonl(path: Path) -> Snapshot:
     if header is None:
         raise CorruptDataError(f"`{path}` is empty; name an export of `rlhf-gym export`.")
     for name, found in builder.counts().items():
-        if header.get(name) != found:
+        if header.get(name) != found or isinstance(header.get(name), bool):
             raise CorruptDataError(
                 f"`{path}` announces {name} = {header.get(name)} in its first line, but holds "
                 f"{found}: lines are missing or doubled. Nothing was imported: copy it again."
@@ -126,11 +126,16 @@ def _unpack(packed: Any, path: Path, where: str, name: str) -> Array | None:
     if packed is None:
         return None
     try:
+        if not isinstance(packed["dtype"], str):
+            raise TypeError(f"dtype is {packed['dtype']!r}, text is expected")
         dtype = np.dtype(packed["dtype"])
         if dtype.kind not in "iubf":
             raise ValueError(f"dtype {dtype} is neither float, integer nor bool")
         content = base64.b64decode(packed["base64"], validate=True)
-        return np.frombuffer(content, dtype).reshape(packed["shape"]).copy()
+        shape = packed["shape"]
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"shape {shape!r} is no list of whole numbers")
+        return np.frombuffer(content, dtype).reshape(shape).copy()
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise CorruptDataError(
             f"`{path}`, {where}: `{name}` is not an array as they are packed here "

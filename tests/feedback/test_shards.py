@@ -96,9 +96,10 @@ def test_gathered_rows_are_those_asked_for(
     other = [make_clip(9, n_steps=8)]
     first = {file.name: file for file in write_shard(folder / "round-0000", clips)}
     second = {file.name: file for file in write_shard(folder / "round-0001", other)}
-    parts = [("round-0000", first, np.array(rows))]
+    places = np.array([(row, len(clips[row])) for row in rows])
+    parts = [("round-0000", first, places)]
     if extra:
-        parts.append(("round-0001", second, np.array([0])))
+        parts.append(("round-0001", second, np.array([[0, 8]])))
     wanted = [clips[row] for row in rows] + (other if extra else [])
     n_steps = max(len(clip) for clip in wanted)
     obs = ShardReader(folder).gather("obs.npy", parts, n_steps + 1, "<f4", [3])
