@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from rlhf_gym.array_files import read_npz, read_tensors
 from rlhf_gym.data import Array
 from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.links import create_file
@@ -35,7 +36,7 @@ def load_model(model: BaseAlgorithm, path: Path) -> None:
         CorruptDataError: the file is damaged, or of another network.
     """
     try:
-        tensors = load_file(path)
+        tensors = read_tensors(path)
         policy = {
             n.removeprefix("policy."): t for n, t in tensors.items() if n.startswith("policy.")
         }
@@ -80,8 +81,6 @@ def load_arrays(path: Path) -> dict[str, Array]:
         CorruptDataError: the file is damaged.
     """
     try:
-        # Our own handle: numpy leaves its own open when the archive turns out to be damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:
+        return read_npz(path)
+    except OSError as error:
         raise CorruptDataError(f"{path} is damaged ({error}); restore it from a backup.") from error

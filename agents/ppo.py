@@ -32,6 +32,7 @@ from rlhf_gym.agents.scaled_actions import action_scale, scale_actions
 from rlhf_gym.agents.settings import AgentSettings, align, load_settings
 from rlhf_gym.agents.vec_env import SerialVecEnv
 from rlhf_gym.data import Array, Clip, Trajectory
+from rlhf_gym.documents import read_json
 from rlhf_gym.envs.array_spaces import sample_actions
 from rlhf_gym.envs.hide_reward import hide_reward
 from rlhf_gym.envs.make import make_env, plain_spaces, space_info
@@ -276,7 +277,7 @@ class PPOAgent:
         if self.normaliser:
             restore_normaliser(self.normaliser, load_arrays(folder / "normaliser.npz"))
         try:
-            counters = json.loads((folder / "agent.json").read_text())
+            counters = read_json(folder / "agent.json")
             self.model.num_timesteps = counters["num_timesteps"]
             self.model._n_updates = counters["n_updates"]
             self._restarted = counters.get("restarted", False)  # runs of earlier versions lack it

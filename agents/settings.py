@@ -10,12 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from rlhf_gym.config import is_whole
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.documents import read_yaml
+from rlhf_gym.errors import ConfigError, CorruptDataError
 
 __all__ = ["AgentSettings", "align", "load_settings"]
 
@@ -158,8 +158,8 @@ def load_settings(
     """
     source = path or Path(str(resources.files("rlhf_gym.agents") / f"{algo}.yml"))
     try:
-        table = yaml.safe_load(source.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        table = read_yaml(source)
+    except (OSError, CorruptDataError) as error:
         raise ConfigError(f"cannot read the settings in {source}: {error}") from error
     entry = table.get(env_id, table.get("default")) if isinstance(table, dict) else None
     if not isinstance(entry, dict):

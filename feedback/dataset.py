@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_gym.data import Array, Choice, Clip, Preference, Query
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.record_rules import MAX_DETAILS, check_details
 
@@ -69,7 +70,7 @@ def decode_answer(payload: str, path: Path) -> tuple[Choice, dict[str, Any]]:
         CorruptDataError: the payload is not what `encode_answer` writes.
     """
     try:
-        content = json.loads(payload)
+        content = parse_json(payload, "it")
         choice, details = Choice(content["choice"]), dict(content["details"])
         check_details(details)
         return choice, details

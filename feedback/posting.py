@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf_gym.data import Clip, Query
+from rlhf_gym.documents import parse_json
 from rlhf_gym.feedback.record_rules import check_query
 from rlhf_gym.feedback.shards import check_layouts, layout_of, publish_shard, write_shard
 
@@ -89,7 +90,7 @@ def _insert_shard(
 ) -> dict[str, int]:
     """Write the clips to the temporary folder and their rows into the open transaction."""
     earlier = connection.execute("SELECT layout FROM shards LIMIT 1").fetchone()
-    layout = layout_of(clips[0]) if earlier is None else json.loads(earlier[0])
+    layout = layout_of(clips[0]) if earlier is None else parse_json(earlier[0], "a shard's layout")
     check_layouts(clips, layout)
     files = write_shard(temporary, clips)
     shard = connection.execute(

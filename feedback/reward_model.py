@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhf_gym.array_files import read_tensors
 from rlhf_gym.data import Array, Clip, Preference, RewardBatch
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
@@ -222,7 +223,7 @@ class EnsembleRewardModel:
         """
         path = folder / "reward_model.safetensors"
         try:
-            tensors = load_file(path, device=str(self.device))
+            tensors = read_tensors(path, str(self.device))
             net = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
             self.net.load_state_dict(net)
             for name in ("input_mean", "input_std", "output_mean", "output_std"):

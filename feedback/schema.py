@@ -39,6 +39,7 @@ APPLICATION_ID = int.from_bytes(b"rlhf", "big")
 """What marks a SQLite file as a preference store."""
 
 _BUSY_SECONDS = 30.0
+_LONGEST_VALUE = 256 << 20  # bytes; SQLite itself would build one of a billion from nine letters
 
 _V1 = (
     "CREATE TABLE shards (shard INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -244,6 +245,39 @@ def _look(path: Path) -> None:
     _refuse_foreign(*numbers, path)
 
 
+def _statements(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Type and name -> SQL of all tables, indices, triggers and views but SQLite's own."""
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {
+        (kind, name): "".join(sql.replace('"', "").split())
+        for kind, name, sql in rows
+        if not name.startswith("sqlite_")
+    }
+
+
+def _refuse_other_statements(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that holds SQL which no store has: it would run when we read or write.
+
+    A view in the place of a table may never end, and a trigger may undo what was answered.
+    """
+    version = _number(connection, "user_version")
+    if version == 0:
+        return
+    with closing(sqlite3.connect(":memory:")) as reference:
+        for migration in MIGRATIONS[:version]:
+            migration(reference, path.parent)  # of an empty store they touch no file
+        expected = _statements(reference)
+    # Another program may add an index; ours that keep answers may be gone for a moment.
+    for (kind, name), sql in _statements(connection).items():
+        if kind != "index" and expected.get((kind, name)) != sql:
+            raise _corrupt(path, f"it holds the {kind} {name!r}, which no store of ours has")
+    missing = [
+        name for kind, name in expected.keys() - _statements(connection).keys() if kind == "table"
+    ]
+    if missing:
+        raise _corrupt(path, f"its table {min(missing)!r} is missing")
+
+
 def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
@@ -311,6 +345,9 @@ def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
             _look(path)
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+            connection.execute("PRAGMA trusted_schema = OFF")
+            _refuse_other_statements(connection, path)
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA foreign_keys = ON")

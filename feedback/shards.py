@@ -13,11 +13,9 @@ BLAKE2b; it is no defence against forgery, and need not be: no file is ever unpi
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import sys
-import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlhf_gym.array_files import map_npy
 from rlhf_gym.data import Array, Clip, content_id
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import CorruptDataError, DataError
 from rlhf_gym.feedback.picture_files import PICTURE_FILES, picture_blocks, stored_pictures
 from rlhf_gym.files import sync
 from rlhf_gym.links import create_file
+from rlhf_gym.reading import open_regular
 
 __all__ = [
     "ShardFile",
@@ -46,9 +47,6 @@ __all__ = [
 
 _CHUNK = 1 << 20
 _NOT_BY_STEP = ("pictures.npy", "picture_seconds.npy")
-# numpy parses a .npy header with `ast`, whose depth count Python 3.11 shares between threads: two
-# at once now and then end in "SystemError: AST constructor recursion depth mismatch".
-_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ def _damaged(path: Path, what: str) -> CorruptDataError:
 def _expected_layout(file: ShardFile, found: list[Any]) -> list[Any]:
     """Dtype and per-step shape that a file of a shard must have."""
     if file.name in ("obs.npy", "actions.npy") and file.layout is not None:
-        layout: list[Any] = json.loads(file.layout)[file.name.removesuffix(".npy")]
+        layout: list[Any] = parse_json(file.layout, "a layout")[file.name.removesuffix(".npy")]
         return layout
     if file.name == "true_rewards.npy":
         return ["<f4", []]
@@ -228,7 +226,7 @@ def _expected_layout(file: ShardFile, found: list[Any]) -> list[Any]:
 
 def _crc32(path: Path) -> int:
     crc, buffer = 0, bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while n_read := file.readinto(buffer):
             crc = zlib.crc32(memoryview(buffer)[:n_read], crc)
     return crc
@@ -279,19 +277,14 @@ class ShardReader:
                 if _crc32(path) != file.crc32:
                     raise _damaged(path, "does not match its checksum: it was changed or damaged")
                 self._verified.add(path)
-            with _HEADERS:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapped = map_npy(path)
         except FileNotFoundError as error:
             raise _damaged(path, "is missing") from error
-        except (ValueError, EOFError) as error:
-            if isinstance(error, CorruptDataError):
-                raise
-            raise _damaged(path, f"is not a .npy file ({error})") from error
         if file.layout is not None and file.name not in PICTURE_FILES:
             found = [mapped.dtype.str, list(mapped.shape[2:])]
             if mapped.ndim < 2 or found != _expected_layout(file, found):
                 raise _damaged(path, f"holds {found} per step, not what its clips have")
-        return np.asarray(mapped)
+        return mapped
 
     def clips(
         self, shard: str, files: Mapping[str, ShardFile], members: Sequence[Sequence[Any]]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlhf_gym.data import Choice, Clip, Preference, Query
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import UnknownNameError
 from rlhf_gym.feedback.answers import (
     add_answer,
@@ -334,7 +335,7 @@ class PreferenceStore:
         rows = self.rows(f"SELECT clip, shard, row, length FROM clips {span}", (start, stop))
         places = np.array([place for clip, *place in rows if chosen[clip - start]], np.int64)
         del rows
-        layout = json.loads(self.rows("SELECT layout FROM shards LIMIT 1")[0][0])
+        layout = parse_json(self.rows("SELECT layout FROM shards LIMIT 1")[0][0], "a layout")
         parts = [
             (*self._files(int(shard)), places[places[:, 0] == shard, 1:])
             for shard in np.unique(places[:, 0])

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhf_gym.array_files import read_tensors
 from rlhf_gym.data import Array, Clip, Preference, RewardBatch
+from rlhf_gym.documents import read_json
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.metrics import (
@@ -287,7 +289,7 @@ class TextRewardModel:
         """
         path = folder / "reward_model.safetensors"
         try:
-            tensors = load_file(path, device=str(self.device))
+            tensors = read_tensors(path, str(self.device))
             net = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
             if tensors["mean"].shape != self.mean.shape:
                 raise ValueError(f"it has {len(tensors['mean'])} members, not {len(self.mean)}")
@@ -310,7 +312,7 @@ class TextRewardModel:
 
         backbone = folder / "reward_model_backbone"
         try:
-            settings = TextRewardSettings(**json.loads((folder / "reward_model.json").read_text()))
+            settings = TextRewardSettings(**read_json(folder / "reward_model.json"))
             config = AutoConfig.from_pretrained(backbone, trust_remote_code=False)
             refuse_kernels(config, backbone)
             with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten by `load`

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlhf_gym.errors import ConfigError, RlhfGymError
+from rlhf_gym.documents import read_json
+from rlhf_gym.errors import ConfigError
 from rlhf_gym.label_options import LabelOptions
+from rlhf_gym.last_resort import one_sentence
+from rlhf_gym.printing import Screen, say
 from rlhf_gym.train_config import TrainConfig
 
 __all__ = ["main"]
@@ -66,7 +69,7 @@ def _train_command(defaults: TrainConfig) -> Callable[..., None]:
             waiting = _waiting(changed, is_plain=out is None)
             run = training.resume(resume, trust=trust, **waiting)
         write_report(run.folder)
-        print_summary(json.loads(run.summary_path.read_text()), folder=run.folder)
+        print_summary(read_json(run.summary_path), folder=run.folder)
 
     return train
 
@@ -158,7 +161,7 @@ def _report(folder: Folder) -> None:
     """
     from rlhf_gym.report import write_report
 
-    print(write_report(folder))
+    say(write_report(folder))
 
 
 def _label(folder: Folder, options: LabelFlags = _LABEL_DEFAULTS) -> None:
@@ -171,7 +174,7 @@ def _label(folder: Folder, options: LabelFlags = _LABEL_DEFAULTS) -> None:
     from rlhf_gym.labelling import label_store
 
     n_answers = label_store(folder, options)
-    print(f"{n_answers} answers of this sitting are kept in {folder}")
+    say(f"{n_answers} answers of this sitting are kept in {folder}")
 
 
 def _labels(
@@ -225,11 +228,12 @@ def _export(
         from rlhf_gym.offline import export_run
 
         paths, note = export_run(folder, sb3, trust=trust)
-        print(*paths, *([note] if note else []), sep="\n")
+        for line in (*paths, *([note] if note else [])):
+            say(line)
     elif out is not None:
         from rlhf_gym.transfer import export_store
 
-        print(export_store(folder, out, file_format, ties=ties))
+        say(export_store(folder, out, file_format, ties=ties))
 
 
 def _import(
@@ -254,7 +258,7 @@ def _import(
     from rlhf_gym.transfer import import_store
 
     named = parse_columns(columns)
-    print(import_store(path, into, file_format, columns=named, no_prompt=no_prompt))
+    say(import_store(path, into, file_format, columns=named, no_prompt=no_prompt))
 
 
 def _benchmark(
@@ -297,7 +301,7 @@ def _benchmark(
         command=["rlhf-gym", *sys.argv[1:]],
     )
     for failure in result.failures:
-        print(f"\n{failure.job.label} failed ({failure.log}):\n{failure.error}", file=sys.stderr)
+        say(f"\n{failure.job.label} failed ({failure.log}):\n{failure.error}", file=sys.stderr)
     raise SystemExit(1 if result.failures else 0)
 
 
@@ -333,13 +337,12 @@ _COMMANDS: dict[str, Any] = {
 
 
 def _print_table(title: str, rows: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in rows.items():
         table.add_row(key, f"{value:,.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    Screen().print(table)
 
 
 def _defaults(arguments: list[str]) -> TrainConfig:
@@ -355,13 +358,8 @@ def _defaults(arguments: list[str]) -> TrainConfig:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `rlhf-gym`; errors end with exit status 2 and one message, Ctrl-C with 130."""
+    """Run `rlhf-gym`; whatever goes wrong ends in one message, see `rlhf_gym.last_resort`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+    with one_sentence():
         commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
         tyro.extras.subcommand_cli_from_dict(commands, prog="rlhf-gym", args=arguments)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (RlhfGymError, OSError) as error:
-        print(f"rlhf-gym: {error}", file=sys.stderr)
-        raise SystemExit(2) from error

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_gym.printing import Screen
 from rlhf_gym.progress import (
     counts_completions,
     finite,
@@ -33,7 +34,7 @@ def print_summary(
         console: where to print; standard output by default.
         folder: the run folder, to say where things lie.
     """
-    console = console or Console()
+    console = console or Screen()
     learned = summary.get("reward", "learned") == "learned"
     title = (
         f"{summary.get('env_id', '?')}, {summary.get('algo', '?')}, "

@@ -13,45 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.documents import read_yaml
+from rlhf_gym.errors import ConfigError, CorruptDataError
 
 __all__ = ["from_mapping", "from_yaml", "is_whole", "to_yaml"]
 
 T = TypeVar("T")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys, and the first is lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As a SafeLoader; raises ConstructorError where a key is written twice."""
-        seen: list[Any] = []  # a key may be unhashable, which the SafeLoader says itself
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE:  # `<<`, whose keys give way
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-
-
-def _load(text: str, names: Collection[str]) -> Any:
-    """What a YAML text holds; the names below `names` are made text before they are read."""
-    loader = _UniqueKeys(text)
-    root = loader.get_single_node()
-    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        if key.value in names and isinstance(value, yaml.CollectionNode):
-            for entry in value.value:
-                node = entry if isinstance(value, yaml.SequenceNode) else entry[0]
-                if isinstance(node, yaml.ScalarNode) and node.tag != _MERGE:
-                    node.tag = "tag:yaml.org,2002:str"
-    return None if root is None else loader.construct_document(root)
 
 
 def is_whole(value: Any, low: int = 1) -> bool:
@@ -78,11 +45,11 @@ def from_yaml(cls: type[T], path: Path, names: Collection[str] = ()) -> T:
         ConfigError: the file is missing or malformed, a key unknown, or a value of a wrong type.
     """
     try:
-        content = _load(path.read_text(), names)
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_yaml(path, names)
+    except CorruptDataError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of options, found {type(content).__name__}.")
     return from_mapping(cls, content, str(path))

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from rlhf_gym.files import whole_number
 from rlhf_gym.gl import APT_PACKAGES, gl_works, has_display
+from rlhf_gym.printing import Screen
 
 __all__ = ["Check", "Status", "checks", "exit_code", "print_checks"]
 
@@ -73,7 +74,7 @@ def exit_code(found: Sequence[Check]) -> int:
 
 def print_checks(found: Sequence[Check], console: Console | None = None) -> None:
     """Print a table of the findings, then the remedies as lines that can be copied."""
-    console = console or Console()
+    console = console or Screen()
     table = Table(title="rlhf-gym doctor", title_justify="left", title_style="bold")
     table.add_column("check", no_wrap=True)
     table.add_column("status", no_wrap=True)

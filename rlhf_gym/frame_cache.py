@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_gym.clip_frames import ClipFrames
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 from rlhf_gym.files import write_bytes
+from rlhf_gym.reading import read_bytes
 
 __all__ = ["FrameCache"]
 
@@ -77,7 +79,7 @@ class FrameCache:
         """
         path = self.path(clip_id, size)
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, _MOST_BYTES)
         except OSError:
             return None
         try:
@@ -162,7 +164,7 @@ def _decode(content: bytes) -> ClipFrames:
     n_head = int.from_bytes(content[len(_MAGIC) : start], "little")
     body = memoryview(content)[start + n_head :]
     try:
-        header = json.loads(content[start : start + n_head])
+        header = parse_json(content[start : start + n_head], "their header")
         shape = tuple(int(n) for n in header["shape"])
         lengths = [int(n) for n in header["lengths"]]
         intact = content.startswith(_MAGIC) and header["crc32"] == zlib.crc32(body)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from rlhf_gym.errors import ConfigError, UnknownNameError
 from rlhf_gym.feedback.quality.measure import measure_quality
 from rlhf_gym.feedback.quality.patterns import standing_warnings
 from rlhf_gym.feedback.quality.report import quality_json, quality_report
 from rlhf_gym.feedback.store import PreferenceStore
+from rlhf_gym.printing import Screen, printable, say
 from rlhf_gym.runs import Run
 
 __all__ = ["forget_labeller", "print_labels"]
@@ -31,14 +30,14 @@ def print_labels(folder: Path, as_json: bool = False) -> None:
             quality = replace(quality, flags=flags)
         n_posted = store.counts()["n_queries"]
     if as_json:
-        print(quality_json(quality, n_posted))
+        say(quality_json(quality, n_posted))
     else:
-        Console().print(quality_report(quality, n_posted))
+        Screen().print(quality_report(quality, n_posted))
 
 
 def _confirmed(question: str) -> bool:
     try:
-        return input(question).strip().lower() in ("y", "yes")
+        return input(printable(question)).strip().lower() in ("y", "yes")
     except (EOFError, RuntimeError):  # nobody is there to be asked; closed
         return False
 
@@ -66,7 +65,7 @@ def forget_labeller(folder: Path, labeller: str, yes: bool = False) -> None:
         if not yes and not _confirmed(question):
             raise ConfigError("nothing was deleted; answer `y`, or pass `--yes`.")
         n_rows = store.forget_labeller(labeller)
-    print(f"{n_rows} rows of {labeller!r} are deleted from {folder}")
+    say(f"{n_rows} rows of {labeller!r} are deleted from {folder}")
     if backups := sorted(folder.glob("preferences.db.v*.bak")):
         names_ = ", ".join(path.name for path in backups)
-        print(f"backups of earlier versions may still hold them: {names_}")
+        say(f"backups of earlier versions may still hold them: {names_}")

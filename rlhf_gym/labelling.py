@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_gym.envs.rubrics import rubric_for
-from rlhf_gym.errors import ConfigError, MissingDependencyError
+from rlhf_gym.errors import ConfigError, CorruptDataError, MissingDependencyError
 from rlhf_gym.feedback.desk import DeskSettings, LabelDesk
 from rlhf_gym.feedback.given import count_given
 from rlhf_gym.feedback.gold import gold_from_true_returns
@@ -23,6 +23,8 @@ from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.gl import why_nobody_sees
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.links import refuse_links
+from rlhf_gym.printing import say
+from rlhf_gym.reading import read_text
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
 from rlhf_gym.text_clips import is_text_context
@@ -30,6 +32,8 @@ from rlhf_gym.train_config import TrainConfig, read_run_config
 from rlhf_gym.trust import search_current_folder, untrusted
 
 __all__ = ["label_store", "open_sitting"]
+
+_RUBRIC_BYTES = 64 << 10  # a page that people read before each sitting
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def label_store(folder: Path, options: LabelOptions) -> int:
     with open_sitting(folder, options) as session:
         n_answers = _show(session, options, keymap)
         for query_id, reason in session.damaged.items():
-            print(f"pair {query_id[:12]} could not be shown: {reason}", file=sys.stderr)
+            say(f"pair {query_id[:12]} could not be shown: {reason}", file=sys.stderr)
     return n_answers
 
 
@@ -190,8 +194,8 @@ def _rubric_file(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path, _RUBRIC_BYTES)
+    except (OSError, CorruptDataError) as error:
         raise ConfigError(
             f"the rubric {path} cannot be read ({error}); name a Markdown file in UTF-8."
         ) from error

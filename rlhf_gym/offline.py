@@ -16,6 +16,7 @@ from rlhf_gym.errors import ConfigError, MissingDependencyError
 from rlhf_gym.feedback.pooling import pool_labellers
 from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.gl import has_display, why_nobody_sees
+from rlhf_gym.printing import say
 from rlhf_gym.runs import Run
 from rlhf_gym.seeding import generator, stream
 from rlhf_gym.text_clips import symbols_text
@@ -192,7 +193,7 @@ def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int, t
         prompt, completion, ended = symbols_text(episode.actions)
         cut = "" if ended else " ..."
         behind = completion.removeprefix(" ")  # the bar stands in its place
-        print(f"{prompt} | {behind}{cut}  (TRUE reward {episode.true_return:.3g})")
+        say(f"{prompt} | {behind}{cut}  (TRUE reward {episode.true_return:.3g})")
 
 
 def export_run(folder: Path, sb3: Path, *, trust: bool = False) -> tuple[list[Path], str | None]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.documents import parse_yaml
+from rlhf_gym.errors import ConfigError, CorruptDataError
 
 __all__ = ["with_overrides"]
 
@@ -50,9 +49,9 @@ def _replaced(
 
 def _value(text: str, assignment: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"`{assignment}`: the value is not valid YAML ({error}).") from error
+        value = parse_yaml(text, f"the value in `{assignment}`")
+    except CorruptDataError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(value, str):
         try:
             return float(value)  # YAML 1.1 takes 1e-4 for a word

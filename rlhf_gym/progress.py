@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_gym.printing import Screen
+
 __all__ = [
     "LiveProgress",
     "PlainProgress",
@@ -323,7 +325,7 @@ def make_progress(
     Returns:
         A live display on a terminal, plain lines anywhere else (pipe, file, `TERM=dumb`).
     """
-    console = console or Console()
+    console = console or Screen()
     live = console.is_terminal and not console.is_dumb_terminal
     return (LiveProgress if live else PlainProgress)(total_steps, total_labels, console)
 

@@ -27,6 +27,7 @@ import yaml
 
 from rlhf_gym.clip_frames import ClipRenderer
 from rlhf_gym.data import Clip
+from rlhf_gym.documents import parse_json, parse_yaml
 from rlhf_gym.errors import ConfigError, MissingDependencyError, RlhfGymError
 from rlhf_gym.frame_cache import FrameCache
 from rlhf_gym.gl import choose_gl
@@ -140,7 +141,7 @@ class RenderProcess:
             watchdog.cancel()
         if not answer.endswith(b"\n"):
             raise RenderProcessDied(self._reason())
-        found: dict[str, Any] = json.loads(answer)
+        found: dict[str, Any] = parse_json(answer, "an answer")
         return found
 
     def _give_up(self) -> None:
@@ -199,7 +200,7 @@ def serve() -> None:
         choose_gl(window=False)
     except MissingDependencyError as error:  # many envs need none
         without_gl = str(error)
-    config = yaml.safe_load(task[1])
+    config = parse_yaml(task[1].decode(), "the task")
     size = (config["size"][0], config["size"][1])
     cache = FrameCache(Path(config["folder"]), config["max_bytes"])
     try:
@@ -222,7 +223,7 @@ def _read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     head = stream.readline()
     if not head.endswith(b"\n"):
         return None
-    values: dict[str, Any] = json.loads(head)
+    values: dict[str, Any] = parse_json(head, "a task")
     content = stream.read(values["n_bytes"])
     return (values, content) if len(content) == values["n_bytes"] else None
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rlhf_gym.documents import parse_yaml, read_json
 from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.feedback.quality.patterns import standing_warnings
 from rlhf_gym.files import write_bytes, write_text
@@ -29,6 +29,7 @@ from rlhf_gym.progress import (
     show_number,
     show_seconds,
 )
+from rlhf_gym.reading import read_text
 from rlhf_gym.report_figures import (
     Panel,
     draw_panels,
@@ -78,7 +79,7 @@ def write_report(run_folder: Path) -> Path:
     finished = run.summary_path.exists()
     summary = _read_json(run.summary_path) if finished else _summary_so_far(metrics)
     provenance = _read_json(run.folder / "provenance.json")
-    config_text = run.config_path.read_text(encoding="utf-8")
+    config_text = read_text(run.config_path)
     panels = draw_panels(metrics, summary)
     with house_style():
         images = {panel.name: _save(panel, run.folder / "figures") for panel in panels}
@@ -124,11 +125,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = read_json(path)
+    except CorruptDataError as error:
         raise CorruptDataError(
-            f"{path} is not JSON ({error}); restore it from a copy, or delete it to get a report "
-            "without it."
+            f"{error} Restore it from a copy, or delete it to get a report without it."
         ) from error
     if not isinstance(content, dict):
         raise CorruptDataError(
@@ -165,8 +165,8 @@ def _title(summary: Mapping[str, Any], config_text: str, folder: Path) -> str:
     if summary.get("env_id"):
         return str(summary["env_id"])
     try:
-        config = yaml.safe_load(config_text)
-    except yaml.YAMLError:
+        config = parse_yaml(config_text, "config.yaml")
+    except CorruptDataError:
         return folder.name  # a report on a half-broken run beats none
     for key in ("env", "env_id"):
         if isinstance(config, dict) and isinstance(config.get(key), str):

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_gym import errors
+from rlhf_gym.documents import parse_json, read_json
 from rlhf_gym.files import plain, sync, whole_number, write_text
 from rlhf_gym.links import open_in_place, refuse_links
 from rlhf_gym.locks import is_locked, lock_file
+from rlhf_gym.reading import open_regular, read_bytes
 
 __all__ = ["Checkpoint", "Run", "is_run"]
 
@@ -159,11 +161,11 @@ class Run:
         Raises:
             CorruptDataError: a line that was completely written is not a JSON object.
         """
-        data = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        data = read_bytes(self.metrics_path) if self.metrics_path.exists() else b""
         rounds: list[dict[str, Any]] = []
         for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
             try:
-                rounds.append(dict(json.loads(line)))
+                rounds.append(dict(parse_json(line, "it")))
             except (ValueError, TypeError) as error:
                 raise errors.CorruptDataError(
                     f"line {number} of {self.metrics_path} is not a JSON object ({error}); put "
@@ -275,7 +277,7 @@ def _verified(folder: Path, remedy: str) -> Checkpoint:
         return errors.CorruptDataError(f"{folder / name} {what}; {remedy}.")
 
     try:
-        content = json.loads((folder / "state.json").read_bytes())
+        content = read_json(folder / "state.json")
         found, version = content.pop("sha256"), int(content["format"])
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise corrupt("state.json", "is missing or damaged") from error
@@ -308,5 +310,5 @@ def _content_sha256(content: dict[str, Any]) -> str:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import expit
 
 from rlhf_gym.data import Preference, Trajectory
+from rlhf_gym.documents import read_json
 from rlhf_gym.evaluation import evaluate_trajectories, reward_correlation
 from rlhf_gym.feedback.dataset import PreferenceSet
 from rlhf_gym.feedback.given import count_given, count_late, count_outstanding
@@ -172,7 +173,7 @@ def _ensemble_calibration(
 
 def _reference(config: TrainConfig, random: Sequence[Trajectory]) -> dict[str, Any]:
     """What random actions reach, measured now, and the yardstick of the same budget, if on file."""
-    table = json.loads((resources.files("rlhf_gym") / "yardsticks.json").read_text())
+    table = read_json(Path(str(resources.files("rlhf_gym") / "yardsticks.json")))
     entry = table.get(config.env, {})
     # Of the same task: another horizon, or other arguments, make another.
     comparable = entry.get("steps") == config.steps and not config.make_env_kwargs()

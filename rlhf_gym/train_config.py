@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from rlhf_gym.config import from_yaml, is_whole
+from rlhf_gym.documents import read_json
 from rlhf_gym.errors import ConfigError, SchemaError
 from rlhf_gym.feedback.settings import RewardModelSettings
 from rlhf_gym.runs import Run, is_run
@@ -21,6 +21,8 @@ from rlhf_gym.trust import require_trust
 __all__ = ["TrainConfig", "check_config_file", "read_run_config"]
 
 _IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\S*")
+
+_MOST = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,11 @@ class TrainConfig:
             ("horizon", 1), ("max_new_tokens", 1),
         ):  # fmt: skip
             value = getattr(self, name)
+            if name != "seed" and is_whole(value) and value > _MOST:
+                raise ConfigError(
+                    f"`{name}` is {value:,}; at most {_MOST:,} is accepted, more than anybody can "
+                    f"wait for (--{name.replace('_', '-')})."
+                )
             if value is not None and not is_whole(value, low):
                 raise ConfigError(
                     f"`{name}` is {value!r}; a whole number of at least {low} is needed "
@@ -241,7 +248,7 @@ def _read(run: Run) -> TrainConfig:
 
 def _version_of(run: Run) -> str | None:
     try:
-        found = json.loads((run.folder / "provenance.json").read_bytes())["versions"]["rlhf_gym"]
+        found = read_json(run.folder / "provenance.json")["versions"]["rlhf_gym"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(found)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from rlhf_gym.config import to_yaml
 from rlhf_gym.control_run import (
@@ -27,6 +26,7 @@ from rlhf_gym.feedback.store import PreferenceStore
 from rlhf_gym.feedback.teachers import PRESETS, make_teacher
 from rlhf_gym.loop import Parts, Plan, Progress, run_rounds
 from rlhf_gym.prepared import Prepared
+from rlhf_gym.printing import Screen
 from rlhf_gym.progress import make_progress
 from rlhf_gym.protocols import Acquisition, RewardModel, Teacher
 from rlhf_gym.provenance import provenance
@@ -81,10 +81,9 @@ def _remember(run: Run, config: TrainConfig, quiet: bool) -> None:
     try:
         remember_made_here(run)
     except OSError as error:
-        Console(stderr=True, quiet=quiet).print(
+        Screen(stderr=True, quiet=quiet).print(
             f"This run cannot be remembered as made here ({error}); later commands on it will ask "
             "for `--trust`.",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -230,7 +229,7 @@ def build_and_close(prepared: Prepared) -> None:
 def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, quiet: bool) -> None:
     """Train a run to its end, from its last checkpoint if it has one."""
     config, plan, agent = prepared.config, prepared.plan, players.agent
-    console = Console(quiet=quiet)
+    console = Screen(quiet=quiet)
     with contextlib.ExitStack() as stack:
         stack.callback(agent.close)
         stack.enter_context(run.lock())

@@ -24,6 +24,7 @@ from rich.console import Console
 from rlhf_gym.data import Array
 from rlhf_gym.envs.blame import raised_in
 from rlhf_gym.errors import ConfigError, DataError, MissingDependencyError
+from rlhf_gym.printing import Screen
 from rlhf_gym.progress import show_number
 
 __all__ = ["watch_policy", "write_video"]
@@ -95,7 +96,7 @@ def watch_policy(
         raise ConfigError(f"`n_episodes` must be at least 1, got {n_episodes}.")
     _require_render_mode(env, "rgb_array" if video is not None else "human")
     returns: list[float] = []
-    frames = _play(env, act, n_episodes, seed, returns, console or Console())
+    frames = _play(env, act, n_episodes, seed, returns, console or Screen())
     if video is None:
         for _ in frames:  # the env draws by itself in each step
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ from rlhf_gym.agents.text.agent_settings import TextAgentSettings
 from rlhf_gym.agents.text.exact_kl import completion_kl
 from rlhf_gym.agents.text.sft import SFTData, SFTTrainer, encode_examples
 from rlhf_gym.data import Clip, Trajectory
+from rlhf_gym.documents import read_json
 from rlhf_gym.envs.make import make_env
 from rlhf_gym.envs.text.task import TaskScores, TextTask
 from rlhf_gym.errors import ConfigError, CorruptDataError
@@ -335,7 +335,7 @@ class TextAgent:
         self._set_reference()
         self._copy_weights(LanguageModel.from_folder(folder / "model"))
         try:
-            numbers = json.loads((folder / "agent.json").read_text())
+            numbers = read_json(folder / "agent.json")
             self.n_steps_done = int(numbers["n_steps_done"])
             self.sft_figures = dict(numbers["sft"])
         except (OSError, ValueError, KeyError) as error:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from rlhf_gym.array_files import read_tensors
+from rlhf_gym.documents import read_json
 from rlhf_gym.errors import CorruptDataError, SchemaError
 from rlhf_gym.files import write_bytes, write_json
 
@@ -105,8 +106,8 @@ def read_state(folder: Path, name: str, settings: Mapping[str, Any]) -> TrainerS
         SchemaError: another version wrote it, or it was saved under other settings.
     """
     try:
-        numbers = json.loads((folder / f"{name}.json").read_text())
-        tensors = load_file(folder / f"{name}.safetensors")
+        numbers = read_json(folder / f"{name}.json")
+        tensors = read_tensors(folder / f"{name}.safetensors")
         version, saved = numbers["format"], numbers["settings"]
         generator = tensors.pop("generator")
     except Exception as error:

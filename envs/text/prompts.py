@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_gym.errors import ConfigError, DataError
+from rlhf_gym.documents import parse_json
+from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
 
 __all__ = ["PromptTable", "read_prompts"]
 
@@ -117,9 +117,9 @@ def _read_text(path: Path) -> str:
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path.name}, line {number}: not JSON ({error}).") from error
+        row = parse_json(line, "it")
+    except CorruptDataError as error:
+        raise DataError(f"{path.name}, line {number}: {error}") from error
     if not isinstance(row, dict):
         raise DataError(
             f"{path.name}, line {number}: a {type(row).__name__}, expected an object such as "

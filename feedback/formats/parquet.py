@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhf_gym.data import Array, Clip
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.feedback.formats.snapshot import Snapshot
 from rlhf_gym.feedback.formats.tables import (
@@ -35,6 +36,7 @@ from rlhf_gym.feedback.formats.tables import (
     query_rows,
 )
 from rlhf_gym.feedback.formats.targets import new_folder
+from rlhf_gym.reading import limited, require_regular
 
 __all__ = ["read_parquet", "write_parquet"]
 
@@ -42,6 +44,12 @@ _KEY = b"rlhf_gym"
 _ARRAYS = ("obs", "actions", "true_rewards", "sim_states")
 _CHUNK_BYTES = 64 << 20
 """A row group of clips stays well below the 2^31 numbers that a list column can hold."""
+
+_ID_BYTES = 16
+"""What a row takes at least, however it is compressed: its uuid or sha256 is random."""
+
+_GROUP_NUMBERS, _GROUP_BYTES = 1 << 28, 1 << 30
+_FOOTER_BYTES = 16 << 20
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 """What pyarrow raises on damaged files."""
@@ -202,7 +210,13 @@ def _lists(arrays: Sequence[Array | None], dtype: pa.DataType) -> pa.ListArray:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        require_regular(path)
+        file = pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            thrift_string_size_limit=_FOOTER_BYTES,
+            thrift_container_size_limit=_FOOTER_BYTES,
+        )
     except FileNotFoundError as error:
         raise CorruptDataError(
             f"`{path}` is missing; an export is a folder of answers.parquet, queries.parquet and "
@@ -212,6 +226,27 @@ def _open(path: Path) -> pq.ParquetFile:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk or the rights, not the content
         raise _damaged(path, error) from error
+    try:
+        _check_size(file.metadata, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_size(metadata: pq.FileMetaData, path: Path) -> None:
+    """Refuse what would unpack to more than an export holds: a run length costs a few bytes."""
+    if metadata.num_rows * _ID_BYTES > path.stat().st_size:
+        raise CorruptDataError(
+            f"`{path}` promises {metadata.num_rows:,} rows in {path.stat().st_size:,} bytes, fewer "
+            "than their ids take. Nothing was imported: copy it again."
+        )
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            what = f"a row group of `{path}` promises in the column {column.path_in_schema}"
+            limited(column.num_values, _GROUP_NUMBERS, what, "numbers")
+            limited(column.total_uncompressed_size, _GROUP_BYTES, what)
 
 
 def _damaged(path: Path, error: Exception) -> CorruptDataError:
@@ -222,7 +257,7 @@ def _damaged(path: Path, error: Exception) -> CorruptDataError:
 
 def _header(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
+        header = parse_json((file.schema_arrow.metadata or {}).get(_KEY, b"{}"), "its header")
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
     check_version(header if isinstance(header, dict) else {}, path)
@@ -271,7 +306,7 @@ def _unpack(
 
 def _details(row: Mapping[str, Any], folder: Path, where: str) -> Any:
     try:
-        return json.loads(row["details"])
+        return parse_json(row["details"], "it")
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(
             f"`{folder}`, {where}: `details` is not JSON ({error}). Nothing was imported."

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import CorruptDataError, DataError
+from rlhf_gym.reading import read_lines
 
-__all__ = [
-    "BadRow",
-    "ParsedRows",
-    "Row",
-    "list_bad_rows",
-    "open_lines",
-    "parse_rows",
-    "read_rows",
-]
+__all__ = ["BadRow", "ParsedRows", "Row", "list_bad_rows", "parse_rows", "read_rows"]
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _N_SHOWN = 5
 
 _T = TypeVar("_T")
@@ -60,17 +52,6 @@ class ParsedRows(Generic[_T]):
     """What cannot be used."""
 
 
-def open_lines(path: Path) -> BinaryIO:
-    """Open a file, compressed or not: its first bytes say which, not its name.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
-
-
 def read_rows(path: Path) -> Iterator[Row | BadRow]:
     """The lines of a file, one after the other; empty ones are left out.
 
@@ -78,29 +59,30 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
     middle of its compressed data, ends in a `BadRow`.
 
     Raises:
+        CorruptDataError: it is no regular file, or beyond the limits of `read_lines`.
         OSError: the file cannot be read.
     """
     number = 0
-    with open_lines(path) as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parse(number, line)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            reason = f"the compressed data ends or is damaged here ({error})"
-            yield BadRow(number + 1, reason, ends_file=True)
+    try:
+        for number, line in read_lines(path):
+            if line.strip():
+                yield _parse(number, line)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = f"the compressed data ends or is damaged here ({error})"
+        yield BadRow(number + 1, reason, ends_file=True)
 
 
 def _parse(number: int, line: bytes) -> Row | BadRow:
     try:
         # A byte order mark is no part of the text, though some editors write one.
-        content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        content = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), "it")
     except UnicodeDecodeError as error:
         return BadRow(number, f"it is not UTF-8 (byte {error.start} is {line[error.start]:#04x})")
-    except (ValueError, RecursionError) as error:
-        if not line.endswith(b"\n"):
+    except CorruptDataError as error:
+        # What is cut off is no JSON; what is JSON and refused is named as it is.
+        if not line.endswith(b"\n") and "is not JSON (" in str(error):
             return BadRow(number, "the file ends in the middle of it: it is half-written")
-        return BadRow(number, f"it is not JSON ({error})")
+        return BadRow(number, str(error).removesuffix("."))
     if not isinstance(content, dict):
         return BadRow(number, f"it holds {type(content).__name__}, a JSON object is expected")
     return Row(number, content)

@@ -20,6 +20,7 @@ from rlhf_gym.feedback.quality.agreement_figures import Figure
 from rlhf_gym.feedback.quality.labeller import LabellerQuality, Share
 from rlhf_gym.feedback.quality.measure import StoreQuality
 from rlhf_gym.files import plain
+from rlhf_gym.printing import printable
 
 __all__ = ["quality_json", "quality_report"]
 
@@ -93,7 +94,7 @@ def _legend(text: str) -> Padding:
 
 def _name(name: str) -> Text:
     """A labeller's name without control characters, which could repaint the terminal."""
-    return Text("".join(c if c.isprintable() else "?" for c in name) or "(no name)")
+    return Text(printable(name, newline="\\n") or "(no name)")
 
 
 def _percent(share: Share) -> str:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.documents import read_yaml
+from rlhf_gym.errors import ConfigError, CorruptDataError
 
 __all__ = ["ACTIONS", "DEFAULT_KEYS", "KEYS", "Action", "Keymap", "key_label", "load_keymap"]
 
@@ -167,11 +166,11 @@ def load_keymap(path: Path) -> Keymap:
             left without a key. The message names the file, what was found and what is accepted.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_yaml(path)
+    except CorruptDataError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
         raise ConfigError(f"cannot read the keys {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(
             f"{path} must map actions to keys, such as `tie: t`, found {type(content).__name__}."

@@ -29,6 +29,7 @@ from rlhf_gym.feedback.viewer.terminal_page import (
     rubric_page,
     status_line,
 )
+from rlhf_gym.printing import Screen
 from rlhf_gym.text_clips import is_text_clip
 
 __all__ = ["run_terminal"]
@@ -64,7 +65,7 @@ def run_terminal(
     """
     if descriptor is None and sys.stdin is None:
         raise ConfigError("the standard input is closed; answers come from there, key by key.")
-    screen = console or Console(highlight=False)
+    screen = console or Screen()
     with KeyReader(sys.stdin.fileno() if descriptor is None else descriptor) as keys:
         by_key = keys.is_terminal and screen.is_terminal
         if by_key:

@@ -16,6 +16,7 @@ from rich.text import Text
 from rlhf_gym.feedback.viewer.keymap import ACTIONS, Keymap
 from rlhf_gym.feedback.viewer.session import LabelSession, PracticeFeedback
 from rlhf_gym.feedback.viewer.shown_pair import TextPair
+from rlhf_gym.printing import printable
 
 __all__ = [
     "differing_spans",
@@ -24,29 +25,18 @@ __all__ = [
     "key_line",
     "lines_of",
     "pair_page",
-    "printable",
     "rubric_page",
     "status_line",
 ]
 
 _DIFFERENT = "bold underline"  # not by colour alone
 _EXACT_WORDS = 4000  # beyond, difflib's shortcut for frequent words keeps it under a second
-_JOINERS = "\u200c\u200d"  # not printable by themselves, and part of words and emoji
 _SAYS = {
     "left": "the left one is better",
     "right": "the right one is better",
     "tie": "both are equally good",
     "skip": "nobody can tell",
 }
-
-
-def printable(text: str) -> str:
-    """A text that only prints: whatever else could steer the terminal is shown as a question mark.
-
-    A language model may write escape sequences; they must not move the cursor or change the title.
-    """
-    text = text.replace("\r\n", "\n").expandtabs(4)
-    return "".join(c if c.isprintable() or c == "\n" or c in _JOINERS else "\ufffd" for c in text)
 
 
 def differing_spans(left: str, right: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -70,7 +60,9 @@ def differing_spans(left: str, right: str) -> tuple[list[tuple[int, int]], list[
 
 def pair_page(console: Console, pair: TextPair, *, show_diff: bool) -> ConsoleRenderable:
     """The prompt, and under it both texts in columns of equal width and height."""
-    prompt, left, right = (printable(text) for text in (pair.prompt, pair.left, pair.right))
+    prompt, left, right = (
+        printable(text).expandtabs(4) for text in (pair.prompt, pair.left, pair.right)
+    )
     texts = Text(left or "(empty)"), Text(right or "(empty)")
     if show_diff:
         for text, spans in zip(texts, differing_spans(left, right), strict=True):
@@ -99,7 +91,7 @@ def pair_page(console: Console, pair: TextPair, *, show_diff: bool) -> ConsoleRe
 
 def rubric_page(rubric: str) -> ConsoleRenderable:
     """What to judge by."""
-    return Group(Markdown(printable(rubric)), Text("\nAny key goes on.", "dim"))
+    return Group(Markdown(printable(rubric), hyperlinks=False), Text("\nAny key goes on.", "dim"))
 
 
 def help_page(keymap: Keymap) -> ConsoleRenderable:

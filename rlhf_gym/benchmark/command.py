@@ -19,6 +19,7 @@ from rlhf_gym.benchmark.spec import BenchmarkSpec
 from rlhf_gym.benchmark.summary import versions_differ
 from rlhf_gym.envs.horizon import early_end_warning
 from rlhf_gym.errors import ConfigError
+from rlhf_gym.printing import Screen
 
 __all__ = ["BenchmarkResult", "Missing", "default_out", "run_benchmark"]
 
@@ -96,7 +97,7 @@ def run_benchmark(
     _check_choice("tasks", tasks, list(spec.tasks))
     _check_choice("seeds", seeds, spec.seeds)
     out = default_out(spec) if out is None else out
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    console = Screen(quiet=quiet, soft_wrap=True)
     arguments = list(sys.argv if command is None else command)
     jobs = plan_jobs(spec)
     failures: list[Failure] = []

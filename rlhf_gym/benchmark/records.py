@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
+from rlhf_gym.documents import read_json
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.provenance import commit_of
 from rlhf_gym.train_config import TrainConfig
@@ -147,7 +147,7 @@ def read_record(job: Job, out: Path) -> tuple[Record | None, str]:
     if not path.exists():
         return None, "not made yet"
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         record: Record = {**content["figures"], "config": content["config"]}
         record["commit"] = commit_of(content["git"])
         record["versions"] = dict(content["versions"].items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from rlhf_gym.benchmark.records import Job, Record
 from rlhf_gym.benchmark.spec import BenchmarkSpec
 from rlhf_gym.benchmark.summary import summarise
 from rlhf_gym.benchmark.tables import table_text
-from rlhf_gym.errors import ConfigError
+from rlhf_gym.documents import read_json
+from rlhf_gym.errors import ConfigError, CorruptDataError
 from rlhf_gym.files import write_bytes, write_json, write_text
 from rlhf_gym.provenance import provenance
 
@@ -86,11 +86,11 @@ def read_yardsticks(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no file of yardsticks.
     """
     try:
-        yardsticks = json.loads(path.read_text()) if path.exists() else {}
+        yardsticks = read_json(path) if path.exists() else {}
     except OSError as error:
         raise ConfigError(f"cannot read the yardsticks in {path}: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); repair or remove it.") from error
+    except CorruptDataError as error:
+        raise ConfigError(f"{error} Repair or remove it.") from error
     if not isinstance(yardsticks, dict):
         raise ConfigError(f"{path} holds no mapping of env ids; give another file.")
     return yardsticks

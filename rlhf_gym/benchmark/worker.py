@@ -18,6 +18,7 @@ from typing import Any
 
 from rlhf_gym.benchmark.records import RECORD_FORMAT, Job, Record, resolved, sha256_of
 from rlhf_gym.config import from_mapping, from_yaml
+from rlhf_gym.documents import parse_json, read_json
 from rlhf_gym.errors import (
     ConfigError,
     CorruptDataError,
@@ -26,6 +27,7 @@ from rlhf_gym.errors import (
     SchemaError,
 )
 from rlhf_gym.files import write_json
+from rlhf_gym.printing import say
 from rlhf_gym.provenance import provenance
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
@@ -61,7 +63,7 @@ def job_message(job: Job, out: Path, command: list[str], keep_run: bool) -> str:
 
 def main() -> None:
     """Read a job, make its run, write its record."""
-    message = json.loads(sys.stdin.buffer.readline())
+    message = parse_json(sys.stdin.buffer.readline(), "the job")
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     sys.path += [folder for folder in message["path"] if folder not in sys.path]
     config = from_mapping(TrainConfig, message["config"], "config")
@@ -69,7 +71,7 @@ def main() -> None:
     try:
         make_record(job, Path(message["out"]), message["command"], keep_run=message["keep_run"])
     except RlhfGymError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        say(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -128,14 +130,14 @@ def _made_with(folder: Path) -> dict[str, Any]:
     path = folder / "provenance.json"
     if not path.exists():  # stock runs have no folder
         return {}
-    found = json.loads(path.read_bytes())
+    found = read_json(path)
     made_with = {key: found[key] for key in ("versions", "git", "machine")}
     return {**made_with, "source_sha256": found.get("source_sha256")}  # not known of older runs
 
 
 def _run_train(job: Job, folder: Path) -> Record:
     run = trained(job.config, folder)
-    summary = json.loads(run.summary_path.read_text())
+    summary = read_json(run.summary_path)
     wanted = ("true_return_mean", "true_return_std", "evaluation_returns", "n_labels")
     return {
         **{key: summary[key] for key in wanted},
@@ -184,7 +186,7 @@ def trained(config: TrainConfig, folder: Path) -> Run:
                 return run if run.summary_path.exists() else resume(folder, quiet=True, trust=True)
             except (CorruptDataError, SchemaError) as error:
                 why = f"cannot be continued ({error})"
-        print(f"{folder} {why}; starting again", file=sys.stderr)
+        say(f"{folder} {why}; starting again", file=sys.stderr)
         shutil.rmtree(folder)
     return train(config, folder, quiet=True)
 
