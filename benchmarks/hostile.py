@@ -77,6 +77,8 @@ def run_all(cases: Sequence[Case], parent: Path, seed: int, n_workers: int) -> l
             code = os.waitstatus_to_exitcode(status)
             findings[number] = judge(case, folder, before, code, late, seconds)
             shutil.rmtree(folder)
+            if findings[number]["wrong"]:
+                print(json.dumps(findings[number]), flush=True)
         time.sleep(0.005)
     return [findings[number] for number in sorted(findings)]
 
@@ -281,9 +283,6 @@ def main() -> None:
         import_everything()
         cases = [case for case in all_cases(sample) if args.only in case.name][:: args.every]
         findings = run_all(cases, parent / "cases", args.seed, args.workers)
-        for finding in findings:
-            if finding["wrong"]:
-                print(json.dumps(finding), flush=True)
         figures: dict[str, Any] = {**count(findings), "cases": findings}
         print({name: n for name, n in figures.items() if name != "cases"}, flush=True)
         if args.kills:

@@ -518,7 +518,7 @@ SQL: dict[str, str] = {
     "no clips": "PRAGMA foreign_keys=OFF; DELETE FROM query_clips WHERE place = 1",
     "rows": "UPDATE clips SET row = 1000000000, length = -5",
     "seed": "UPDATE queries SET seed = 'x', round = 'y'",
-    "shard name": "UPDATE shards SET name = '../../..'",
+    "shard name": "UPDATE shards SET name = '../../..' WHERE shard = 1",
     "shard size": "UPDATE shard_files SET n_bytes = 9000000000000",
     "layout": "UPDATE shards SET layout = '[1]'",
     "context": f"UPDATE clips SET context = '{STEER}'",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from rlhf_gym.documents import read_json
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.label_options import LabelOptions
 from rlhf_gym.last_resort import one_sentence
-from rlhf_gym.printing import Screen, say
+from rlhf_gym.printing import PrintableStream, Screen, say
 from rlhf_gym.train_config import TrainConfig
 
 __all__ = ["main"]
@@ -127,7 +129,7 @@ def _evaluate(
 
     figures = evaluate_run(folder, episodes, seed, trust=trust)
     if as_json:
-        print(json.dumps(figures))
+        say(json.dumps(figures))
     else:
         _print_table("true return", {k: v for k, v in figures.items() if k != "returns"})
 
@@ -357,9 +359,33 @@ def _defaults(arguments: list[str]) -> TrainConfig:
     return TrainConfig()
 
 
+def _parsed(arguments: list[str]) -> Callable[[], None]:
+    """The command that the arguments ask for, to be called.
+
+    Parsing and calling are two steps because tyro prints arguments and defaults as they are.
+    """
+    commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
+    out: Any = PrintableStream(sys.stdout)
+    err: Any = PrintableStream(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+            {name: _deferred(command) for name, command in commands.items()},
+            prog="rlhf-gym",
+            args=arguments,
+        )
+    return parsed
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    @functools.wraps(command)
+    def bound(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bound
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run `rlhf-gym`; whatever goes wrong ends in one message, see `rlhf_gym.last_resort`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_sentence():
-        commands = {"train": _train_command(_defaults(arguments)), **_COMMANDS}
-        tyro.extras.subcommand_cli_from_dict(commands, prog="rlhf-gym", args=arguments)
+        _parsed(arguments)()

@@ -30,13 +30,21 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_json(path: Path, most: int = 64 * MIB) -> Any:
-    """What a JSON file holds, see `parse_json`.
+    """What a JSON file holds, see `parse_json`; half a character is refused as well.
 
     Raises:
         CorruptDataError: it is no regular file, too large, or no JSON that can be used.
         OSError: it cannot be read.
     """
-    return parse_json(read_bytes(path, most), f"`{path}`")
+    value = parse_json(read_bytes(path, most), f"`{path}`")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorruptDataError(
+            f"`{path}` holds {error.object[error.start]!r}, half of a character (a lone "
+            "surrogate); write the character as a whole, in UTF-8."
+        ) from error
+    return value
 
 
 def parse_json(content: str | bytes, where: str) -> Any:
@@ -48,7 +56,7 @@ def parse_json(content: str | bytes, where: str) -> Any:
 
     Raises:
         CorruptDataError: it is not JSON, nested more than 64 deep, has a key twice in an object, a
-            number of more than 100 digits or beyond what a float holds, or half a character.
+            number of more than 100 digits, or one beyond what a float holds.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
@@ -56,15 +64,8 @@ def parse_json(content: str | bytes, where: str) -> Any:
         # Brackets inside strings count too: few brackets are a proof, many only a reason to look.
         if text.count("[") + text.count("{") > _DEPTH:
             _check_depth(value)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise CorruptDataError(f"{where} {_too_deep()}") from error
-    except UnicodeEncodeError as error:
-        raise CorruptDataError(
-            f"{where} holds {error.object[error.start]!r}, half of a character (a lone surrogate); "
-            "write the character as a whole, in UTF-8."
-        ) from error
     except UnicodeDecodeError as error:
         raise CorruptDataError(
             f"{where} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}); save "
@@ -98,16 +99,17 @@ def _number(text: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-        if depth > _DEPTH:
-            raise ValueError(f"it {_too_deep()}")
+    level = [value]
+    for _ in range(_DEPTH + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    raise ValueError(f"it {_too_deep()}")
 
 
 def _too_deep() -> str:
@@ -129,11 +131,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """As a SafeLoader; raises ComposerError beyond the limits."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # untyped there
         self._n_nodes += 1
         if self._n_nodes > _YAML_NODES:
             self._refuse(f"it holds more than {_YAML_NODES:,} values", event)
-        self._depth += 1
+        is_collection = isinstance(event, yaml.CollectionStartEvent)
+        self._depth += is_collection
         if self._depth > _DEPTH:
             self._refuse(f"it {_too_deep()}", event)
         anchor = getattr(event, "anchor", None)
@@ -142,10 +145,10 @@ class _Loader(yaml.SafeLoader):
                 self._refuse(f"the alias *{anchor} stands inside of what it names", event)
         elif anchor is not None:
             self._open.add(anchor)
-        node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call, arg-type]  # untyped there
+        node: yaml.Node | None = super().compose_node(parent, index)
         if anchor is not None and not isinstance(event, yaml.AliasEvent):
             self._open.discard(anchor)
-        self._depth -= 1
+        self._depth -= is_collection
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS:
             if len(node.value) > _DIGITS:
                 self._refuse(f"a number has more than {_DIGITS} digits", event)
@@ -209,14 +212,14 @@ def parse_yaml(text: str, where: str, names: Collection[str] = ()) -> Any:
     """
     try:
         loader = _Loader(text)
-        root = loader.get_single_node()  # type: ignore[no-untyped-call]  # untyped there
+        root = loader.get_single_node()
         if root is None:
             return None
         limited(_n_expanded(root), _YAML_NODES, f"{where}, with aliases, holds", "values")
         for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
             if isinstance(key.value, str) and key.value in names:
                 _as_text(value)
-        return loader.construct_document(root)  # type: ignore[no-untyped-call]  # untyped there
+        return loader.construct_document(root)
     except CorruptDataError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:

@@ -148,10 +148,14 @@ def _encode(clip_frames: ClipFrames) -> bytes:
         "shape": list(frames.shape),
         "seconds_per_frame": clip_frames.seconds_per_frame,
         "lengths": [len(part) for part in parts],
-        "crc32": zlib.crc32(body),
     }
-    head = json.dumps(header).encode()
+    head = json.dumps({**header, "crc32": _crc32(header, body)}).encode()
     return _MAGIC + len(head).to_bytes(4, "little") + head + body
+
+
+def _crc32(header: dict[str, Any], body: bytes | memoryview) -> int:
+    """Of the header too: pictures of another height would be made of the same bytes."""
+    return zlib.crc32(body, zlib.crc32(json.dumps(header).encode()))
 
 
 def _decode(content: bytes) -> ClipFrames:
@@ -167,7 +171,7 @@ def _decode(content: bytes) -> ClipFrames:
         header = parse_json(content[start : start + n_head], "their header")
         shape = tuple(int(n) for n in header["shape"])
         lengths = [int(n) for n in header["lengths"]]
-        intact = content.startswith(_MAGIC) and header["crc32"] == zlib.crc32(body)
+        intact = content.startswith(_MAGIC) and header.pop("crc32") == _crc32(header, body)
         if not intact or sum(lengths) != len(body) or len(lengths) != shape[0]:
             raise CorruptDataError("checksum or lengths do not match.")
         if len(shape) != 4 or min(shape) < 1 or math.prod(shape) > _MOST_BYTES:

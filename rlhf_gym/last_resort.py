@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import os
 import re
-import site
 import sqlite3
 import struct
 import sys
@@ -122,10 +121,9 @@ def _own_code(trace: TracebackType | None) -> str:
 
 
 def _is_known(path: Path) -> bool:
-    for folder in [*site.getsitepackages(), sysconfig.get_paths()["purelib"]]:
-        if path.is_relative_to(Path(folder).resolve()):
-            top = path.relative_to(Path(folder).resolve()).parts[0].removesuffix(".py")
-            return top in _known_packages()
+    for folder in (Path(entry).resolve() for entry in sys.path if entry.endswith("-packages")):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).parts[0].removesuffix(".py") in _known_packages()
     homes = [Path(sysconfig.get_paths()["stdlib"]), *_roots()]
     return any(path.is_relative_to(home.resolve()) for home in homes)
 

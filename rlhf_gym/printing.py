@@ -8,6 +8,7 @@ looks for any other way.
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -16,8 +17,9 @@ from typing import Any, TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-__all__ = ["Screen", "printable", "say"]
+__all__ = ["PrintableStream", "Screen", "printable", "say"]
 
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 _KEPT = "\n\t\u200c\u200d"  # joiners are part of words and of emoji
 
 
@@ -58,8 +60,32 @@ def say(*parts: object, file: TextIO | None = None) -> None:
     print(text.encode(encoding, "replace").decode(encoding), file=file)
 
 
+class PrintableStream:
+    """Standard output or error for a library that prints what it was given.
+
+    Colours pass where they reach a terminal.
+
+    Args:
+        stream: Where it goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream's, of text that only prints."""
+        parts = _COLOUR.split(text) if self._stream.isatty() else [text]
+        parts[::2] = [printable(part) for part in parts[::2]]
+        return self._stream.write("".join(parts))
+
+
 class Screen(Console):
     """A rich console that reads no markup, and prints nothing that steers the terminal.
+
+    The title of a `Panel` alone is markup whatever the console says: give it a `Text`.
 
     Args:
         options: rich's.

@@ -13,6 +13,7 @@ import gzip
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -34,7 +35,7 @@ _LIMIT_VARIABLE = "RLHF_GYM_READ_LIMIT"
 _FILE_BYTES = 256 * MIB
 _LINE_BYTES = 64 * MIB
 _EMPTY_LINES = 1_000_000
-_BOMB_BYTES, _BOMB_RATIO = 16 * MIB, 400  # texts shrink to a tenth or so, gzip's utmost is 1,030
+_BOMB_BYTES, _BOMB_RATIO = 4 * MIB, 400  # texts shrink to a tenth or so, gzip's utmost is 1,030
 _GZIP_MAGIC = b"\x1f\x8b"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -112,7 +113,7 @@ def _check_mode(path: Path, mode: int) -> None:
         )
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; never waits for somebody to write into a pipe.
 
     Raises:
@@ -184,12 +185,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         file.seek(0)
         lines = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
         number = n_bytes = n_empty = 0
-        longest = int(_LINE_BYTES * _factor())
+        factor = _factor()
+        longest = int(_LINE_BYTES * factor)
         while line := lines.readline(longest + 1):
             number += 1
             n_bytes += len(line)
-            limited(len(line), _LINE_BYTES, f"line {number} of `{path}` holds at least")
-            if packed and n_bytes > _BOMB_BYTES * _factor():
+            if len(line) > longest:
+                limited(len(line), _LINE_BYTES, f"line {number} of `{path}` holds at least")
+            if packed and n_bytes > _BOMB_BYTES * factor:
                 ratio = n_bytes // max(n_packed, 1)
                 what = f"`{path}` unpacks to more than {n_bytes // MIB:,} MiB, by a factor of"
                 limited(ratio, _BOMB_RATIO, what, "or more")
@@ -198,4 +201,5 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
             else:
                 n_empty += 1
-                limited(n_empty, _EMPTY_LINES, f"`{path}` holds", "empty lines in a row")
+                if n_empty > _EMPTY_LINES:
+                    limited(n_empty, _EMPTY_LINES, f"`{path}` holds", "empty lines in a row")

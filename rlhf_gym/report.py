@@ -44,6 +44,11 @@ from rlhf_gym.text_figures import kl_key, sample_rows
 __all__ = ["write_report"]
 
 _DPI = 160
+_KINDS: dict[str, type] = {
+    "reference": dict, "calibration": dict, "seconds": dict, "evaluation_returns": list,
+    "samples": list,
+}  # fmt: skip
+"""What summary.json holds beside plain values."""
 _SECTIONS = (
     ("returns", "Does it do the task?"),
     ("reward", "Is the learned reward right?"),
@@ -77,7 +82,7 @@ def write_report(run_folder: Path) -> Path:
     run = Run.open(run_folder)
     metrics = run.metrics()
     finished = run.summary_path.exists()
-    summary = _read_json(run.summary_path) if finished else _summary_so_far(metrics)
+    summary = _summary(run) if finished else _summary_so_far(metrics)
     provenance = _read_json(run.folder / "provenance.json")
     config_text = read_text(run.config_path)
     panels = draw_panels(metrics, summary)
@@ -136,6 +141,19 @@ def _read_json(path: Path) -> dict[str, Any]:
             "copy, or delete it to get a report without it."
         )
     return content
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    """summary.json, with values that the page can show."""
+    summary = _read_json(run.summary_path)
+    for name, kind in _KINDS.items():
+        if not isinstance(summary.get(name), kind | None):
+            raise CorruptDataError(
+                f"{run.summary_path} holds {str(summary[name])[:60]!r} as `{name}`, a "
+                f"{'list' if kind is list else 'mapping'} is expected; restore it from a copy, or "
+                "delete it to get a report without it."
+            )
+    return summary
 
 
 def _summary_so_far(metrics: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_gym import errors
+from rlhf_gym.config import is_whole
 from rlhf_gym.documents import parse_json, read_json
 from rlhf_gym.files import plain, sync, whole_number, write_text
 from rlhf_gym.links import open_in_place, refuse_links
 from rlhf_gym.locks import is_locked, lock_file
-from rlhf_gym.reading import open_regular, read_bytes
+from rlhf_gym.reading import limited, open_regular, read_bytes
 
 __all__ = ["Checkpoint", "Run", "is_run"]
 
 _CHECKPOINT_FORMAT = 1
+_CHECKPOINT_BYTES = 64 << 30  # of each file: the weights of a large language model
 
 # Everything that we read, write or lock in a run folder. What else lies there is its owner's.
 _ENTRIES = (
@@ -166,6 +168,8 @@ class Run:
         for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
             try:
                 rounds.append(dict(parse_json(line, "it")))
+                if not is_whole(rounds[-1].get("round"), 0):
+                    raise ValueError("its `round` is no number from 0")
             except (ValueError, TypeError) as error:
                 raise errors.CorruptDataError(
                     f"line {number} of {self.metrics_path} is not a JSON object ({error}); put "
@@ -278,7 +282,9 @@ def _verified(folder: Path, remedy: str) -> Checkpoint:
 
     try:
         content = read_json(folder / "state.json")
-        found, version = content.pop("sha256"), int(content["format"])
+        found, version = content.pop("sha256"), content["format"]
+        if not is_whole(version):
+            raise ValueError("its format is no number")
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise corrupt("state.json", "is missing or damaged") from error
     if version > _CHECKPOINT_FORMAT:
@@ -288,14 +294,18 @@ def _verified(folder: Path, remedy: str) -> Checkpoint:
         )
     if found != _content_sha256(content):
         raise corrupt("state.json", "was changed after it was written")
-    for name, expected in content["files"].items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise corrupt("state.json", f"names {name!r}, a file outside of the checkpoint")
+    files, state = content.get("files"), content.get("state")
+    inside = isinstance(files, dict) and all(
+        not Path(name).is_absolute() and ".." not in Path(name).parts for name in files
+    )
+    if not inside or not isinstance(state, dict) or content.get("round") != int(folder.name[6:]):
+        raise corrupt("state.json", "was not written by rlhf_gym: its content is of another kind")
+    for name, expected in files.items():
         if not (folder / name).is_file():
             raise corrupt(name, "is missing")
         if _file_sha256(folder / name) != expected:
             raise corrupt(name, "is truncated or damaged: its sha256 is not the one noted")
-    return Checkpoint(folder, content["round"], content["state"])
+    return Checkpoint(folder, content["round"], state)
 
 
 def _remove(folder: Path) -> None:
@@ -311,4 +321,5 @@ def _content_sha256(content: dict[str, Any]) -> str:
 
 def _file_sha256(path: Path) -> str:
     with open_regular(path) as file:
+        limited(os.fstat(file.fileno()).st_size, _CHECKPOINT_BYTES, f"`{path}` holds")
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rlhf_gym.config import to_yaml
+from rlhf_gym.config import is_whole, to_yaml
 from rlhf_gym.control_run import (
     build_control_agent,
     build_control_reward_model,
@@ -20,6 +20,7 @@ from rlhf_gym.control_run import (
 )
 from rlhf_gym.envs.contract import try_env
 from rlhf_gym.envs.make import is_text_env, make_env, space_info
+from rlhf_gym.errors import CorruptDataError
 from rlhf_gym.feedback.answer_sources import AnswerSource, AtOnce, People, Replay
 from rlhf_gym.feedback.given import Given, add_given, count_asked, has_given, read_given
 from rlhf_gym.feedback.store import PreferenceStore
@@ -239,9 +240,9 @@ def _train_on(run: Run, prepared: Prepared, players: _Players, started: float, q
             given = players.given or _read_given(prepared)
             assert given is not None
             add_given(store, given)
-        agent.log_to(run.tb_folder)
         parts = Parts(agent, store, players.answers, players.acquisition, players.reward_model)
         first_round, done = _restore(run, parts, plan)
+        agent.log_to(run.tb_folder)  # what cannot be resumed leaves no trace there
         console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
         for note in getattr(agent, "notes", ()):  # text agents'
             console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
@@ -288,6 +289,13 @@ def _restore(run: Run, parts: Parts, plan: Plan) -> tuple[int, Progress]:
     if checkpoint is None:
         run.trim_metrics(0)
         return 0, Progress()
+    for name in ("last_sequence", "n_labels", "n_asked"):
+        value = checkpoint.state.get(name)
+        if value is not None and not is_whole(value, 0):
+            raise CorruptDataError(
+                f"{checkpoint.folder / 'state.json'} says that {name} is {value!r}, a whole number "
+                f"is expected; delete {checkpoint.folder} to resume from the one before it."
+            )
     parts.agent.load(checkpoint.folder)
     if parts.reward_model is not None:
         parts.reward_model.load(checkpoint.folder)
@@ -297,5 +305,5 @@ def _restore(run: Run, parts: Parts, plan: Plan) -> tuple[int, Progress]:
     scheduled = sum(plan.labels[:next_round]) // plan.answers_per_query
     n_asked = min(scheduled, count_asked(parts.store, next_round))
     return next_round, Progress(
-        state["last_sequence"], state.get("n_labels"), state.get("n_asked", n_asked)
+        state.get("last_sequence"), state.get("n_labels"), state.get("n_asked", n_asked)
     )

@@ -24,16 +24,20 @@ import pytest
 from rlhf_gym import protocols
 
 CORE = {
+    "array_files",
     "config",
     "data",
     "device",
+    "documents",
     "errors",
     "files",
     "links",
     "locks",
     "pictures",
+    "printing",
     "protocols",
     "provenance",
+    "reading",
     "registry",
     "runs",
     "scored",
@@ -46,6 +50,38 @@ MAX_FUNCTION_LINES = 60
 MAX_EXAMPLE_LINES = 80
 HEAVY = {"torch", "stable_baselines3", "transformers", "pygame", "mujoco", "matplotlib"}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+# Only these may open a file for reading, decode what it holds, or print; everybody else asks them.
+DOORS = {
+    "rlhf_gym.array_files": "tensors and arrays",
+    "rlhf_gym.documents": "JSON and YAML",
+    "rlhf_gym.printing": "the terminal",
+    "rlhf_gym.reading": "bytes, text and lines",
+}
+READS = {
+    "open", "os.fdopen", "gzip.open", "json.load", "json.loads", "load_file", "safe_open",
+    "yaml.safe_load", "yaml.safe_load_all", "np.load", "np.fromfile", "np.memmap", "np.loadtxt",
+    "np.genfromtxt", "zipfile.ZipFile", "torch.load",
+}  # fmt: skip
+READING_METHODS = {"read_bytes", "read_text"}
+READING_MODES = {"'r'", "'rb'", "'rt'", "'a+'", "'ab+'", "'r+'", "'r+b'"}
+ALLOWED = {
+    # Text that this process, or its own child, wrote a moment ago.
+    ("rlhf_gym.runs", "json.loads(json.dumps(content))"),
+    ("rlhf_gym.benchmark.scheduler", "run.log.read_text(errors='replace')"),
+    ("rlhf_gym.render_process", "os.fdopen(os.dup(1), 'wb', buffering=0)"),
+    # Locks, which are read by the process that holds the file.
+    ("rlhf_gym.benchmark.scheduler", "(work / '.lock').open('a+')"),
+    ("rlhf_gym.runs", "(self.folder / 'run.lock').open('a+')"),
+    ("rlhf_gym.runs", "(self.folder / 'run.lock').read_text()"),
+    ("rlhf_gym.runs", "self.metrics_path.open('ab+')"),
+    # Files of the package itself, and of the kernel.
+    ("rlhf_gym.agents.text.agent_settings", "(resources.files('rlhf_gym.agents') / 'text.yml')"
+     ".read_text(encoding='utf-8')"),
+    ("rlhf_gym.agents.text.agent_settings", "yaml.safe_load(text)"),
+    ("rlhf_gym.envs.rubrics", "page.read_text(encoding='utf-8')"),
+    ("rlhf_gym.provenance", "files[name].read_bytes()"),
+    ("rlhf_gym.provenance", "Path('/proc/cpuinfo').read_text()"),
+}  # fmt: skip
 # The loop serves both domains, so it knows neither library.
 NOT_IN_LOOP = {"stable_baselines3", "transformers"}
 
@@ -194,6 +230,25 @@ def unsafe_calls(tree: ast.Module) -> list[str]:
     return wrong
 
 
+def unguarded(tree: ast.Module) -> list[str]:
+    """Calls that read a file, decode one or print, past `DOORS`: as they stand in the code."""
+    found = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name, method = ast.unparse(call.func), getattr(call.func, "attr", "")
+        arguments = [ast.unparse(value) for value in call.args]
+        mode = {*arguments[:2], *(ast.unparse(k.value) for k in call.keywords if k.arg == "mode")}
+        writes = any(re.fullmatch(r"'[wx]b?'", each) for each in mode)
+        opens = method == "open" and (bool(mode & READING_MODES) or not arguments)
+        if (
+            (name in READS and not (name == "open" and writes))
+            or opens
+            or (method in READING_METHODS)
+            or name in {"print", "Console"}
+        ):
+            found.append(ast.unparse(call))
+    return found
+
+
 def all_names(tree: ast.Module) -> list[str] | None:
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -300,6 +355,31 @@ def test_a_module_that_keeps_the_rules_passes() -> None:
         "x = 1  # type: ignore[arg-type]  # the stub is wrong\ns = '# type: ignore'\n"
     )
     assert module_violations(source) == []
+
+
+def test_files_are_read_and_texts_printed_through_the_doors(
+    package_trees: dict[str, ast.Module],
+) -> None:
+    found = {
+        (module, call)
+        for module, tree in package_trees.items()
+        if module not in DOORS
+        for call in unguarded(tree)
+    }
+    assert found == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "open(path)", "open(path, 'rb')", "path.open()", "path.open('rb')", "path.read_text()",
+        "path.read_bytes()", "json.load(file)", "json.loads(text)", "yaml.safe_load(text)",
+        "np.load(path, allow_pickle=False)", "load_file(path)", "gzip.open(path)", "print(x)",
+        "Console()", "path.open(mode='rb')",
+    ],
+)  # fmt: skip
+def test_a_call_past_the_doors_is_found(call: str) -> None:
+    assert unguarded(ast.parse(call)) == [call]
 
 
 def test_a_module_without_a_docstring_is_found() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
+from rlhf_gym.reading import read_bytes
 
 __all__ = ["PromptTable", "read_prompts"]
 
@@ -101,7 +102,7 @@ def read_prompts(path: str | Path) -> PromptTable:
 
 
 def _read_text(path: Path) -> str:
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

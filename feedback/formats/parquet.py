@@ -217,6 +217,8 @@ def _open(path: Path) -> pq.ParquetFile:
             thrift_string_size_limit=_FOOTER_BYTES,
             thrift_container_size_limit=_FOOTER_BYTES,
         )
+    except CorruptDataError:
+        raise
     except FileNotFoundError as error:
         raise CorruptDataError(
             f"`{path}` is missing; an export is a folder of answers.parquet, queries.parquet and "

@@ -11,11 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import CorruptDataError, DataError
-from rlhf_gym.reading import read_lines
+from rlhf_gym.reading import limited, read_lines
 
 __all__ = ["BadRow", "ParsedRows", "Row", "list_bad_rows", "parse_rows", "read_rows"]
 
 _N_SHOWN = 5
+_MOST_BAD_ROWS = 100_000
 
 _T = TypeVar("_T")
 
@@ -103,6 +104,9 @@ def parse_rows(path: Path, parse: Callable[[dict[str, Any]], _T]) -> ParsedRows[
     good: list[tuple[int, _T]] = []
     bad: list[BadRow] = []
     for row in read_rows(path):
+        if len(bad) > _MOST_BAD_ROWS:
+            what = f"`{path}` holds at least"
+            limited(len(bad), _MOST_BAD_ROWS, what, "rows that cannot be used")
         if isinstance(row, BadRow):
             if row.ends_file:
                 raise CorruptDataError(

@@ -25,11 +25,10 @@ from rlhf_gym.feedback.viewer.terminal_page import (
     key_line,
     lines_of,
     pair_page,
-    printable,
     rubric_page,
     status_line,
 )
-from rlhf_gym.printing import Screen
+from rlhf_gym.printing import Screen, printable
 from rlhf_gym.text_clips import is_text_clip
 
 __all__ = ["run_terminal"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ def _styles(spec: BenchmarkSpec) -> dict[str, tuple[str, str]]:
     return styles
 
 
+@rc_context({"text.parse_math": False})  # a task's name may hold a dollar sign
 def draw_curves(spec: BenchmarkSpec, records: Sequence[Record]) -> Figure | None:
     """True return over env steps, one panel per task: every seed thin, their mean thick.
 
@@ -98,6 +100,7 @@ def _seeds_drawn(records: Sequence[Record], task: str) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+@rc_context({"text.parse_math": False})
 def draw_fractions(spec: BenchmarkSpec, summary: Mapping[str, Any]) -> Figure | None:
     """Fraction of the reference's gain per task and setting, with intervals and single seeds.
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf_gym.benchmark.spec import BenchmarkSpec, Runner, named, task_slug
 from rlhf_gym.config import to_yaml
-from rlhf_gym.documents import read_json
+from rlhf_gym.documents import parse_yaml, read_json
 from rlhf_gym.errors import ConfigError
 from rlhf_gym.provenance import commit_of
 from rlhf_gym.train_config import TrainConfig
@@ -125,7 +123,7 @@ def check_parts(jobs: Iterable[Job]) -> None:
 
 def resolved(config: TrainConfig) -> dict[str, Any]:
     """A configuration as plain values, as YAML would hold them."""
-    mapping: dict[str, Any] = yaml.safe_load(to_yaml(config))
+    mapping: dict[str, Any] = parse_yaml(to_yaml(config), "the options")
     return mapping
 
 

@@ -34,7 +34,7 @@ def test_a_jsonl_file_has_prompts_and_columns(tmp_path: Path) -> None:
         ("p.txt", b"fine\nna\xefve\n", "p.txt, line 2: byte 0xef is not UTF-8"),
         ("p.txt", b" \n\n", "p.txt holds no prompt"),
         ("p.txt", b"one\n\ntwo\n", "p.txt, line 2: the prompt is empty"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": }\n', "line 2: not JSON"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": }\n', "line 2: it is not JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n["a"]\n', "line 2: a list, expected an object"),
         ("p.jsonl", b'{"answer": "a"}\n', "line 1: the column 'prompt' is missing"),
         (

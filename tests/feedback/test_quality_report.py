@@ -139,7 +139,7 @@ def test_names_are_shown_as_typed_and_cannot_paint_the_terminal(quality: StoreQu
     text = shown(quality)
     assert "[red]heron[/red]" in text
     assert "\x1b" not in text
-    assert "?[2J" in text
+    assert "\\x1b[2J" in text
 
 
 def test_agreement_rows_show_the_figures_with_their_intervals(quality: StoreQuality) -> None:

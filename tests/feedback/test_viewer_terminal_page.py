@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_gym.feedback.viewer.terminal_page import differing_spans, printable
+from rlhf_gym.feedback.viewer.terminal_page import differing_spans
 
 WORDS = st.lists(st.sampled_from(["a", "b", "cc", "d"]), max_size=8)
 
@@ -23,11 +23,3 @@ def test_what_is_not_marked_is_the_same_in_both_texts(
         kept.append(text.split())
     assert kept[0] == kept[1]
     assert (spans == ([], [])) == (left == right)
-
-
-@given(st.text())
-def test_whatever_is_printed_holds_no_control_character(text: str) -> None:
-    shown = printable(text)
-    assert all(c.isprintable() or c in "\n\u200c\u200d" for c in shown)
-    if text.isprintable():
-        assert shown == text
