@@ -37,6 +37,7 @@ from rlhf_gym.text_figures import text_panels
 __all__ = ["Panel", "draw_panels", "house_style", "is_learned", "run_seconds", "wilson"]
 
 _STYLE: Any = {  # matplotlib types its keys one by one
+    "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",

@@ -186,7 +186,7 @@ def test_a_labeller_sees_what_the_env_showed_and_no_env_is_made_for_it(labelled)
 def test_a_killed_run_goes_on_with_its_pictures_to_the_same_weights(labelled, tmp_path) -> None:
     folder = tmp_path / "killed"
     Run.create(folder, {"config.yaml": to_yaml(training.prepare(SMALL).config)})
-    command = [sys.executable, "-m", "rlhf_gym", "train", "--resume", str(folder)]
+    command = [sys.executable, "-m", "rlhf_gym", "train", "--resume", str(folder), "--trust"]
     process = subprocess.Popen(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

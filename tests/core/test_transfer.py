@@ -147,7 +147,7 @@ def test_implicit_prompts_without_turns_and_conversations_are_pairs(tmp_path: Pa
         assert import_store(path, tmp_path / "copy").format == "pairs"
     with PreferenceStore(tmp_path / "copy", create=False) as store:
         prompts = {clip_text(preference.query.first)[0] for preference in store.preferences()}
-    assert prompts == {"the ", "\n\nHuman: q\n\nAssistant:"}
+    assert prompts == {"the", "\n\nHuman: q\n\nAssistant:"}
 
 
 def test_rows_that_cannot_be_used_are_left_out_unless_none_is_left(tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ def test_words_that_only_the_answers_share_are_no_prompt_when_a_column_may_be_it
     row = {"frage": "Two?", **ANSWERS}
     named = Columns({"chosen": "chosen", "rejected": "rejected"})
     assert texts(row, Columns({"prompt": "frage"})) == ("Two?", "It is 4.", "It is 5.")
-    assert texts(row, named) == ("It is ", "4.", "5.")  # said outright: the others do not count
+    assert texts(row, named) == ("It is", " 4.", " 5.")  # said outright: the others do not count
     assert texts(row, Columns(no_prompt=True)) == ("", "It is 4.", "It is 5.")
-    assert texts({**ANSWERS, "prompt_id": "a", "source": "b"}) == ("It is ", "4.", "5.")
+    assert texts({**ANSWERS, "prompt_id": "a", "source": "b"}) == ("It is", " 4.", " 5.")
 
 
 def test_columns_named_by_the_caller_count_before_the_usual_ones() -> None:
