@@ -98,6 +98,8 @@ def start(case: Case, folder: Path) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.stdout = open(1, "w", closefd=False)  # the process ends with it
+        sys.stderr = open(2, "w", closefd=False)
         if case.fresh:
             command = [sys.executable, "-m", "rlhf_gym", *case.arguments]
             status = subprocess.run(command, check=False).returncode
@@ -117,8 +119,6 @@ def call(arguments: list[str]) -> int:
     from rlhf_gym.cli import main
 
     sys.argv = ["rlhf-gym", *arguments]
-    sys.stdout = open(1, "w", closefd=False)  # the process ends with it
-    sys.stderr = open(2, "w", closefd=False)
     try:
         main(arguments)
     except SystemExit as error:

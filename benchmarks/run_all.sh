@@ -39,7 +39,7 @@ fi
 measure python benchmarks/time_split.py
 measure python benchmarks/speed.py
 measure python benchmarks/store.py
-for script in rendering pictures viewer labelling labelling_kills sitting; do
+for script in rendering pictures viewer labelling labelling_kills sitting hostile; do
     measure python "benchmarks/$script.py"
 done
 measure python benchmarks/sitting.py --labels 60 --steps 60000 --pause 4 --no-replay --out sitting_paced

@@ -180,7 +180,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
-        n_packed = os.fstat(file.fileno()).st_size
         packed = file.read(2) == _GZIP_MAGIC
         file.seek(0)
         lines = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
@@ -193,7 +192,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             if len(line) > longest:
                 limited(len(line), _LINE_BYTES, f"line {number} of `{path}` holds at least")
             if packed and n_bytes > _BOMB_BYTES * factor:
-                ratio = n_bytes // max(n_packed, 1)
+                ratio = n_bytes // file.tell()  # of what was unpacked so far
                 what = f"`{path}` unpacks to more than {n_bytes // MIB:,} MiB, by a factor of"
                 limited(ratio, _BOMB_RATIO, what, "or more")
             if line.strip():

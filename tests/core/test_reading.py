@@ -109,7 +109,7 @@ def test_a_gzip_bomb_ends_early_and_an_honest_file_of_its_size_does_not(tmp_path
     with pytest.raises(CorruptDataError, match="unpacks to more than"):
         for _ in reading.read_lines(path):
             seen += 1
-    assert seen < 6000, "it stopped long before the end"
+    assert seen < 3000, "it stopped long before the end"
     noise = os.urandom(1 << 14).hex().encode() + b"\n"
     path.write_bytes(gzip.compress(noise * 600, 1))  # 19 MiB
     assert len(list(reading.read_lines(path))) == 600

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_gym.errors import CorruptDataError
+from rlhf_gym.feedback.formats import parquet
 from rlhf_gym.feedback.formats.jsonl import read_jsonl, write_jsonl
 from rlhf_gym.feedback.formats.parquet import read_parquet, write_parquet
 from tests.feedback.store_example import example
@@ -145,3 +147,25 @@ def test_tables_of_two_exports_or_of_others_are_refused(tmp_path: Path) -> None:
     pq.write_table(answers.drop_columns(["details"]), folder / "answers.parquet")
     with pytest.raises(CorruptDataError, match=r"answers.parquet, row 1: `details`"):
         read_parquet(folder)
+
+
+def test_a_table_that_promises_more_rows_than_its_ids_take_is_refused(tmp_path: Path) -> None:
+    write_parquet(example(tmp_path / "store"), tmp_path / "export")
+    path = tmp_path / "export" / "answers.parquet"
+    table = pq.read_table(path)
+    # A million equal rows: run lengths and dictionaries make some kilobytes of them.
+    rows = pa.concat_tables([table] * 2).take(pa.array([0] * 1_000_000))
+    pq.write_table(rows.replace_schema_metadata(table.schema.metadata), path)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(CorruptDataError, match=r"1,000,000 rows in .* fewer than their ids take"):
+        read_parquet(tmp_path / "export")
+
+
+def test_a_column_that_would_unpack_to_more_than_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(example(tmp_path / "store"), tmp_path / "export")
+    read_parquet(tmp_path / "export")
+    monkeypatch.setattr(parquet, "_GROUP_NUMBERS", 8)
+    with pytest.raises(CorruptDataError, match=r"in the column obs.* 18 numbers; at most 8"):
+        read_parquet(tmp_path / "export")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -239,3 +240,45 @@ def test_answers_cannot_be_changed_or_deleted_even_by_hand(tmp_path: Path) -> No
         for statement in ("DELETE FROM answers", "UPDATE answers SET payload = ''"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ("DROP TABLE leases; CREATE VIEW leases AS SELECT 1 AS query", "the view 'leases'"),
+        ("CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM gold; END", "trigger 't'"),
+        ("CREATE TABLE more (x DEFAULT (randomblob(1e9)))", "the table 'more'"),
+        ("ALTER TABLE gold ADD COLUMN x GENERATED ALWAYS AS (zeroblob(9)) VIRTUAL", "table 'gold'"),
+        ("DROP TABLE gold", "its table 'gold' is missing"),
+    ],
+)
+def test_sql_that_no_store_has_is_refused_with_the_bytes_unchanged(
+    tmp_path: Path, statements: str, message: str
+) -> None:
+    path = tmp_path / "preferences.db"
+    open_database(path, create=True).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statements)
+    before = path.read_bytes()
+    with pytest.raises(CorruptDataError, match=message):
+        open_database(path, create=False)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_index_of_another_program_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "preferences.db"
+    open_database(path, create=True).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE INDEX mine ON answers (teacher)")
+    open_database(path, create=False).close()
+
+
+@pytest.mark.parametrize("name", ["preferences.db", "preferences.db-journal"])
+def test_a_pipe_in_the_place_of_a_database_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "preferences.db"
+    open_database(path, create=True).close()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CorruptDataError, match="is a named pipe"):
+        open_database(path, create=False)
