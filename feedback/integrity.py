@@ -6,13 +6,13 @@ two and a half times as long as SQLite's own check of its pages: seconds for 100
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlhf_gym.data import Choice
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import DataError
 from rlhf_gym.feedback.record_rules import MAX_NAME, MAX_TIME, MAX_WANTED, check_name
 from rlhf_gym.feedback.records import KINDS
@@ -176,7 +176,7 @@ def _bad_shards(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _is_layout(text: Any) -> bool:
     try:
-        layout = json.loads(text)
+        layout = parse_json(text, "a layout")
         return set(layout) == {"obs", "actions"} and all(
             re.fullmatch(r"[<>|=][fiub]\d{1,2}", dtype) is not None
             and all(type(n) is int and 0 <= n <= _MAX_LENGTH for n in shape)

@@ -146,8 +146,8 @@ def _per_round(metrics: Metrics, key: str, what: str) -> str:
     if not counts:
         return f"{what[:1].upper()}{what[1:]}s"
     low, high = min(counts), max(counts)
-    n = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"{n} {what}{'s' * (high != 1)}"
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{number} {what}{'s' * (high != 1)}"
 
 
 def _true_return(ax: Axes, metrics: Metrics, summary: Mapping[str, Any]) -> None:
@@ -202,8 +202,8 @@ def _accuracy(metrics: Metrics) -> Panel | None:
         "lines means that it fits the answers rather than what they say."
     )
     if series(metrics, "reward_n_heldout")[0]:
-        n = _per_round(metrics, "reward_n_heldout", "answer")
-        caption += f" Held out: {n}; bars are 95 % intervals."
+        of_rounds = _per_round(metrics, "reward_n_heldout", "answer")
+        caption += f" Held out: {of_rounds}; bars are 95 % intervals."
     return Panel("accuracy", "reward", "Accuracy", caption, figure)
 
 

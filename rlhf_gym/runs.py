@@ -298,6 +298,8 @@ def _verified(folder: Path, remedy: str) -> Checkpoint:
     inside = isinstance(files, dict) and all(
         not Path(name).is_absolute() and ".." not in Path(name).parts for name in files
     )
+    if isinstance(files, dict) and not inside:
+        raise corrupt("state.json", "names a file outside of the checkpoint")
     if not inside or not isinstance(state, dict) or content.get("round") != int(folder.name[6:]):
         raise corrupt("state.json", "was not written by rlhf_gym: its content is of another kind")
     for name, expected in files.items():

@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import UntrustedError
 from rlhf_gym.files import write_bytes
+from rlhf_gym.reading import read_bytes
 from rlhf_gym.runs import Run, is_run
 
 __all__ = [
@@ -146,7 +148,7 @@ def is_made_here(run: Run) -> bool:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS:
                 return False
-            remembered = json.loads(file.read(_MOST_BYTES))
+            remembered = parse_json(file.read(_MOST_BYTES), f"`{path}`")
         return bool(remembered == _identity(run))
     except (OSError, ValueError, RecursionError):
         return False
@@ -160,5 +162,5 @@ def _memory_of(run: Run) -> Path:
 def _identity(run: Run) -> dict[str, str]:
     return {
         "folder": os.path.realpath(run.folder),
-        "config_sha256": hashlib.sha256(run.config_path.read_bytes()).hexdigest(),
+        "config_sha256": hashlib.sha256(read_bytes(run.config_path)).hexdigest(),
     }

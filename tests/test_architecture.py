@@ -69,11 +69,11 @@ ALLOWED = {
     ("rlhf_gym.runs", "json.loads(json.dumps(content))"),
     ("rlhf_gym.benchmark.scheduler", "run.log.read_text(errors='replace')"),
     ("rlhf_gym.render_process", "os.fdopen(os.dup(1), 'wb', buffering=0)"),
-    # Locks, which are read by the process that holds the file.
-    ("rlhf_gym.benchmark.scheduler", "(work / '.lock').open('a+')"),
-    ("rlhf_gym.runs", "(self.folder / 'run.lock').open('a+')"),
-    ("rlhf_gym.runs", "(self.folder / 'run.lock').read_text()"),
-    ("rlhf_gym.runs", "self.metrics_path.open('ab+')"),
+    # Files opened where no link is followed, and one that only its owner can write.
+    ("rlhf_gym.links", "os.fdopen(descriptor, 'r+b')"),
+    ("rlhf_gym.links", "os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, "
+     "mode), 'wb')"),
+    ("rlhf_gym.trust", "os.fdopen(descriptor, 'rb')"),
     # Files of the package itself, and of the kernel.
     ("rlhf_gym.agents.text.agent_settings", "(resources.files('rlhf_gym.agents') / 'text.yml')"
      ".read_text(encoding='utf-8')"),

@@ -27,7 +27,7 @@ SCALARS = (
     | st.booleans()
     | st.integers(-3, 3)
     | st.integers()
-    | st.sampled_from([1 << 63, 10**400, -1, 1e300, 1e18, -0.5])
+    | st.sampled_from([1 << 63, 10**90, -1, 1e300, 1e18, -0.5])
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(["", "first", "skip", "ada", "\x1b[2J", "\ud800", "x" * 400, "retraction"])
@@ -138,7 +138,7 @@ def test_a_changed_field_is_refused_or_harmless(
     ("name", "value"),
     [
         ("answered_monotonic", [1]),
-        ("shown_monotonic", 10**400),
+        ("shown_monotonic", 10**90),
         ("watched_fraction", None),
         ("watched_fraction", "1"),
         ("side_seed", -1),
