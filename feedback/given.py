@@ -196,8 +196,8 @@ def read_given(source: Path, context_id: str, info: SpaceInfo, *, is_text: bool 
         queries = other.queries(list(dict.fromkeys(r.query_id for r in records)))
     if not records:
         raise ConfigError(
-            f"`preferences` names {source}, whose store holds no answer; answer some, or leave "
-            "the option away."
+            f"`preferences` names {source}, whose store holds no answer; answer some, or omit "
+            "the option."
         )
     foreign = sorted(
         {

@@ -34,14 +34,14 @@ def prepare_control(config: TrainConfig, info: SpaceInfo) -> Prepared:
     """Resolve everything that depends on a control env, and refuse what cannot work."""
     if config.model is not None:
         raise ConfigError(
-            f"`model` is {config.model}, a language model, and {config.env} is no text env; leave "
-            "it away."
+            f"`model` is {config.model}, a language model, and {config.env} is no text env; "
+            "omit it."
         )
     clip_length = config.clip_length or _usual_clip_length(info.horizon)
     if info.horizon is not None and clip_length > info.horizon:
         raise ConfigError(
             f"`clip_length` is {clip_length} but an episode of {config.env} has {info.horizon} "
-            f"steps; pass `--clip-length {_usual_clip_length(info.horizon)}`, or leave it away."
+            f"steps; pass `--clip-length {_usual_clip_length(info.horizon)}`, or omit it."
         )
     table = config.algo if config.algo in names("agent") else "ppo"
     settings = load_settings(table, config.env, config.hyperparameters)

@@ -187,7 +187,7 @@ def _is_mujoco(env: Any) -> bool:
 
 def _print_texts(folder: Path, video: Path | None, n_episodes: int, seed: int, trust: bool) -> None:
     if video is not None:
-        raise ConfigError("`--video` films robots; leave it away to read completions.")
+        raise ConfigError("`--video` films robots; omit it to read completions.")
     agent = load_agent(folder, trust=trust)
     for episode in agent.evaluate(n_episodes, stream(seed, "watch")):
         prompt, completion, ended = symbols_text(episode.actions)

@@ -69,13 +69,13 @@ def _check(config: TrainConfig, settings: TextAgentSettings) -> None:
     if without_effect := [name for name, is_given in given.items() if is_given]:
         raise ConfigError(
             f"{', '.join(without_effect)}: of no effect on {config.env}, where a clip is a whole "
-            "text; leave it away. Settings of a text's reward model stand under `reward_model` in "
+            "text; omit it. Settings of a text's reward model stand under `reward_model` in "
             "the hyper-parameters."
         )
     if config.algo in _DIRECT and config.reward == "true":
         raise ConfigError(
             f"`--algo {config.algo}` learns from answers, and with `--reward true` nobody is "
-            "asked; take `--algo ppo` for the yardstick, or leave `--reward` away."
+            "asked; take `--algo ppo` for the yardstick, or omit `--reward`."
         )
     if config.algo in _DIRECT and config.acquisition in ("disagreement", "entropy"):
         raise ConfigError(
@@ -90,7 +90,7 @@ def _reward_settings(config: TrainConfig, settings: TextAgentSettings) -> TextRe
     if limits:
         raise ConfigError(
             f"`reward_model` of {config.env} names {', '.join(sorted(limits))}, which follow from "
-            "the task; leave them away."
+            "the task; omit them."
         )
     options = {"label_noise": config.ensemble.fit.label_noise, **settings.reward_model}
     return from_mapping(TextRewardSettings, options, f"`reward_model` of {config.env}")

@@ -95,7 +95,7 @@ def plan_jobs(spec: BenchmarkSpec) -> list[Job]:
                 if prepared.is_text and spec.runner(setting) == "stock":
                     raise ConfigError(
                         "the runner `stock` is Stable-Baselines3's PPO, which has no policy for "
-                        'texts; take `reward: "true"`, or leave the task away.'
+                        'texts; take `reward: "true"`, or omit the task.'
                     )
             configs[task, setting] = prepared.config
     return [

@@ -149,7 +149,7 @@ class BenchmarkSpec:
                 if overrides.setdefault(option, only) != only:
                     raise ConfigError(
                         f"{where}: `{option}` is {overrides[option]!r}; the runner `stock` is "
-                        f"plain PPO on the true reward: leave `{option}` away."
+                        f"plain PPO on the true reward: omit `{option}`."
                     )
         with named(where):
             config = from_mapping(TrainConfig, {**overrides, "env": task, "seed": seed}, "options")
@@ -274,7 +274,7 @@ def _refuse_unused(setting: str, overrides: Overrides) -> None:
     if unused := [key for key in overrides if key not in _OF_STOCK]:
         raise ConfigError(
             f"settings: {setting}: the runner `stock`, plain PPO on the true reward, does not use "
-            f"`{'`, `'.join(unused)}`; leave {'it' if len(unused) == 1 else 'them'} away."
+            f"`{'`, `'.join(unused)}`; omit {'it' if len(unused) == 1 else 'them'}."
         )
 
 
