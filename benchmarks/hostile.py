@@ -35,13 +35,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import labelling_kills
 from common import RESULTS, write_result
 from hostile_inputs import MARK, SMALL, Case, all_cases, make_sample
+
+from rlhf_gym.printing import printable
 
 COUNTED = (
     "execution", "traceback", "bug", "hang", "crash", "half-written", "steering",
@@ -120,12 +122,38 @@ def call(arguments: list[str]) -> int:
 
     sys.argv = ["rlhf-gym", *arguments]
     try:
+        if arguments[0] == "python":
+            return call_python(*arguments[1:])
         main(arguments)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
         return 1
+    return 0
+
+
+def call_python(function: str, *arguments: str) -> int:
+    """A function of the Python API: it may raise what the errors' page names, and nothing else."""
+    from rlhf_gym.errors import RlhfGymError
+    from rlhf_gym.feedback.store import PreferenceStore
+    from rlhf_gym.offline import load_agent
+    from rlhf_gym.runs import Run
+    from rlhf_gym.train_config import read_run_config
+    from rlhf_gym.transfer import import_store
+
+    functions: dict[str, Callable[..., object]] = {
+        "import": import_store,
+        "options": lambda folder: read_run_config(Run.open(folder)),
+        "metrics": lambda folder: Run.open(folder).metrics(),
+        "agent": load_agent,
+        "preferences": lambda folder: PreferenceStore(folder, create=False).preferences(),
+    }
+    try:
+        functions[function](*map(Path, arguments))
+    except (RlhfGymError, OSError) as error:
+        print(f"{type(error).__name__}: {printable(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

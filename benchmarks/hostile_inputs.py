@@ -276,7 +276,7 @@ def _flipped(inner: str, n: int = 8) -> Make:
         if rng.random() < 0.3:
             del content[rng.randrange(len(content)) :]
         path.write_bytes(content)
-        if "checkpoints" in inner:
+        if "checkpoints" in inner and path.name != "state.json":
             seal(path.parent)
 
     return change
@@ -622,11 +622,33 @@ def _terminal(sample: Sample) -> Iterator[Case]:
         yield Case(f"argument: {arguments[:2]!r}", _nothing, arguments)
 
 
+def _python(sample: Sample) -> Iterator[Case]:
+    """The same files through the Python API, and a film of a damaged run."""
+    for name, content in list({**LINES, **KINDS}.items())[::2]:
+        make = _put("in.jsonl", content)
+        yield Case(f"python import: {name}", make, ["python", "import", "in.jsonl", "new"])
+    for name, content in list({**YAML, **KINDS}.items())[::3]:
+        make = _copied(sample.run, "r", _replaced("config.yaml", content))
+        yield Case(f"python options: {name}", make, ["python", "options", "r"])
+    for name, content in list({**JSON, **KINDS}.items())[::3]:
+        make = _copied(sample.run, "r", _replaced("metrics.jsonl", content))
+        yield Case(f"python metrics: {name}", make, ["python", "metrics", "r"])
+    for i, name in enumerate(("agent.safetensors", "recorder.npz", "agent.json", "state.json")):
+        make = _copied(sample.run, "r", _flipped(f"checkpoints/round-0001/{name}", 2 + i))
+        yield Case(f"python agent: {name}", make, ["python", "agent", "r"])
+        yield Case(f"watch: {name}", make, ["watch", "r", "--video", "film.gif"])
+    for name, statements in list(SQL.items())[::2]:
+        make = _copied(sample.run, "r", _executed(statements))
+        yield Case(f"python preferences: {name}", make, ["python", "preferences", "r"])
+
+
 def _nothing(folder: Path, rng: random.Random) -> None:
     """A sound copy."""
 
 
 def all_cases(sample: Sample) -> list[Case]:
     """Every case, door by door."""
-    doors = (_options, _documents, _binary, _imports, _databases, _code_and_links, _terminal)
+    doors = (
+        _options, _documents, _binary, _imports, _databases, _code_and_links, _terminal, _python,
+    )  # fmt: skip
     return [case for door in doors for case in door(sample)]

@@ -35,7 +35,7 @@ _LIMIT_VARIABLE = "RLHF_GYM_READ_LIMIT"
 _FILE_BYTES = 256 * MIB
 _LINE_BYTES = 64 * MIB
 _EMPTY_LINES = 1_000_000
-_BOMB_BYTES, _BOMB_RATIO = 4 * MIB, 400  # texts shrink to a tenth or so, gzip's utmost is 1,030
+_BOMB_BYTES, _BOMB_RATIO = 4 * MIB, 200  # texts shrink to a tenth or so, gzip's utmost is 1,030
 _GZIP_MAGIC = b"\x1f\x8b"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
