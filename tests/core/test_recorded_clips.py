@@ -30,6 +30,7 @@ from rlhf_gym.pictures import Pictures, encode_picture
 from rlhf_gym.render_worker import RenderWorker
 from rlhf_gym.runs import Run
 from rlhf_gym.train_config import TrainConfig
+from rlhf_gym.trust import remember_made_here
 
 PATIENCE_SECONDS = 300.0
 
@@ -185,8 +186,9 @@ def test_a_labeller_sees_what_the_env_showed_and_no_env_is_made_for_it(labelled)
 
 def test_a_killed_run_goes_on_with_its_pictures_to_the_same_weights(labelled, tmp_path) -> None:
     folder = tmp_path / "killed"
-    Run.create(folder, {"config.yaml": to_yaml(training.prepare(SMALL).config)})
-    command = [sys.executable, "-m", "rlhf_gym", "train", "--resume", str(folder), "--trust"]
+    run = Run.create(folder, {"config.yaml": to_yaml(training.prepare(SMALL).config)})
+    remember_made_here(run)  # as `train` does: the env is a module's
+    command = [sys.executable, "-m", "rlhf_gym", "train", "--resume", str(folder)]
     process = subprocess.Popen(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
