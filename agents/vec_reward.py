@@ -13,13 +13,13 @@ from rlhf_gym.data import Array, RewardBatch
 from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.reward_substitution import checked_rewards, executed_action
-from rlhf_gym.envs.stale_rewards import StaleRewards
+from rlhf_gym.envs.stale_rewards import ReplaceableReward
 from rlhf_gym.protocols import RewardFunction
 
 __all__ = ["VecLearnedReward"]
 
 
-class VecLearnedReward(VecEnvWrapper):
+class VecLearnedReward(ReplaceableReward, VecEnvWrapper):
     """Replace each step's reward by `reward_function`, in one forward for all envs.
 
     Stands on the raw vectorised env, under `scale_actions` and VecNormalize: the reward function
@@ -54,23 +54,10 @@ class VecLearnedReward(VecEnvWrapper):
     ) -> None:
         super().__init__(venv)
         check_hidden(venv)
-        self._reward_function = reward_function
-        self._stale = StaleRewards(type(self).__name__)
-        self._has_rewarded = False
+        self._begin(reward_function)
         self.early_ends = EarlyEnds("this env", horizon, allowed=allow_variable_horizon)
         self._episode_steps = np.zeros(venv.num_envs, np.int64)
         self._n_steps = 0
-
-    @property
-    def reward_function(self) -> RewardFunction:
-        """What rewards the steps from now on; may be replaced."""
-        return self._reward_function
-
-    @reward_function.setter
-    def reward_function(self, new: RewardFunction) -> None:
-        self._reward_function = new
-        if self._has_rewarded:
-            self._stale.changed()
 
     def reset(self) -> Any:
         """Reset all envs."""

@@ -69,10 +69,10 @@ class FloatObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorA
         value = int(numbers[tuple(where)])
         warnings.warn(
             f"{self.env} observes whole numbers above 2**24 in {component_name(self.env, flat)}. "
-            f"Policies and reward models work in float32, which makes {value} of "
-            f"{value + 1}: what lies in the last digits is lost. If they matter, observe the "
-            "difference to a fixed start (seconds since the episode began, say), or leave the "
-            "component out.",
+            f"Policies and reward models work in float32, which keeps {value} as "
+            f"{int(np.float32(value))} and cannot tell all of its neighbours apart. If the last "
+            "digits matter, observe the difference to a fixed start (seconds since the episode "
+            "began, say), or leave the component out.",
             RoundingWarning,
             stacklevel=3,
         )

@@ -16,7 +16,7 @@ from rlhf_gym.envs.float_observation import check_observation
 from rlhf_gym.envs.hide_reward import RewardReplacer, copied
 from rlhf_gym.envs.horizon import EarlyEnds
 from rlhf_gym.envs.make import space_info
-from rlhf_gym.envs.stale_rewards import StaleRewards
+from rlhf_gym.envs.stale_rewards import ReplaceableReward
 from rlhf_gym.errors import ConfigError, DataError, NumericalError
 from rlhf_gym.protocols import RewardFunction
 
@@ -70,7 +70,7 @@ def checked_rewards(rewards: Any, batch: RewardBatch) -> Array:
     return found
 
 
-class LearnedRewardWrapper(RewardReplacer):
+class LearnedRewardWrapper(ReplaceableReward, RewardReplacer):
     """Returns `reward_function`'s reward; the true one is in `info["true_reward"]` (float).
 
     The reward function sees raw float32 observations and executed actions, as a batch of one step
@@ -104,23 +104,11 @@ class LearnedRewardWrapper(RewardReplacer):
                     "Discrete, MultiDiscrete, MultiBinary): pass the env through "
                     "`make_preference_ready` first, which flattens observations."
                 )
-        self._reward_function = reward_function
-        self._stale = StaleRewards(type(self).__name__)
+        self._begin(reward_function)
         info = space_info(env)
         self.early_ends = EarlyEnds(info.env_id, info.horizon, allowed=allow_variable_horizon)
         self._n_steps = 0
         self._obs: Array | None = None
-
-    @property
-    def reward_function(self) -> RewardFunction:
-        """What rewards the steps from now on; may be replaced."""
-        return self._reward_function
-
-    @reward_function.setter
-    def reward_function(self, new: RewardFunction) -> None:
-        self._reward_function = new
-        if self._obs is not None:
-            self._stale.changed()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -147,6 +135,7 @@ class LearnedRewardWrapper(RewardReplacer):
         self._keep_true_reward(true_reward, info)
         after = self._as_floats(next_obs)
         reward = self._reward(self._obs, executed, after)
+        self._has_rewarded = True
         self._obs = after
         self._n_steps += 1
         if terminated or truncated:

@@ -7,7 +7,9 @@ import warnings
 from types import FrameType
 from typing import Any
 
-__all__ = ["StaleRewardWarning", "StaleRewards"]
+from rlhf_gym.protocols import RewardFunction
+
+__all__ = ["ReplaceableReward", "StaleRewardWarning", "StaleRewards"]
 
 
 class StaleRewardWarning(UserWarning):
@@ -52,6 +54,29 @@ class StaleRewards:
             StaleRewardWarning,
             stacklevel=4,
         )
+
+
+class ReplaceableReward:
+    """For wrappers that reward step by step: a `reward_function` that may be replaced.
+
+    A wrapper calls `_begin` with its first one, and sets `_has_rewarded` once it has used it.
+    """
+
+    def _begin(self, reward_function: RewardFunction) -> None:
+        self._reward_function = reward_function
+        self._stale = StaleRewards(type(self).__name__)
+        self._has_rewarded = False
+
+    @property
+    def reward_function(self) -> RewardFunction:
+        """What rewards the steps from now on; may be replaced."""
+        return self._reward_function
+
+    @reward_function.setter
+    def reward_function(self, new: RewardFunction) -> None:
+        self._reward_function = new
+        if self._has_rewarded:
+            self._stale.changed()
 
 
 def _learner() -> Any | None:

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_gym.printing import Screen
+from rlhf_gym.printing import Screen, printable
 from rlhf_gym.progress import (
     counts_completions,
     finite,
-    harmless,
     recovered_fraction,
     seconds_by_part,
     show_number,
@@ -139,5 +138,5 @@ def _summary_rows(summary: Mapping[str, Any], learned: bool) -> list[tuple[str, 
         (f"  {name}", f"{show_seconds(seconds):>7}  {seconds / whole:5.1%}")
         for name, seconds in parts
     ]
-    rows += [("warning", harmless(text)) for text in summary.get("warnings") or []]
+    rows += [("warning", printable(text)) for text in summary.get("warnings") or []]
     return rows

@@ -131,12 +131,10 @@ def _show(session: LabelSession, options: LabelOptions, keymap: Keymap) -> int:
 
         n_answers: int = run_terminal(session, keymap=keymap)
         return n_answers
+    from rlhf_gym.feedback.viewer.display import NO_DISPLAY
+
     if reason := why_nobody_sees():
-        raise MissingDependencyError(
-            f"nobody would see the labelling window: {reason}. Pairs of texts can be answered "
-            "without one: add `--terminal`. Clips need a display: start it on a desktop, over "
-            "`ssh -X`, or under `xvfb-run`."
-        )
+        raise MissingDependencyError(NO_DISPLAY.format(reason=reason))
     from rlhf_gym.feedback.viewer.window import run_viewer
 
     return run_viewer(session, keymap=keymap, font=options.font).n_answers

@@ -17,9 +17,22 @@ from typing import BinaryIO
 
 from rlhf_gym.errors import CorruptDataError
 
-__all__ = ["create_file", "open_in_place", "refuse_links"]
+__all__ = ["create_file", "kind_of", "open_in_place", "refuse_links"]
+
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def kind_of(mode: int) -> str:
+    """What is no regular file and no folder, in words, by its `st_mode`."""
+    return _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def refuse_links(folder: Path, patterns: Iterable[str]) -> None:
@@ -30,7 +43,8 @@ def refuse_links(folder: Path, patterns: Iterable[str]) -> None:
         patterns: Names of entries, `*` allowed; others are not looked at.
 
     Raises:
-        CorruptDataError: one of them, or something below it, is a link, a pipe or a device.
+        CorruptDataError: one of them, or something below it, is neither a file nor a folder, such
+            as a link.
     """
     wanted = tuple(patterns)
     waiting = [e for e in _entries(folder) if any(fnmatchcase(e.name, p) for p in wanted)]
@@ -55,11 +69,10 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _refused(path: Path, mode: int) -> CorruptDataError:
-    what = "a link" if stat.S_ISLNK(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
     return CorruptDataError(
-        f"`{path}` is {what}, and only files and folders are used here: a link would be read or "
-        "written wherever it points. Nothing was changed. Put the real thing in its place, or "
-        "remove it; the folder as a whole may lie behind a link."
+        f"`{path}` is {kind_of(mode)}, and only files and folders are used here: a link would be "
+        "read or written wherever it points. Nothing was changed. Put the real thing in its place, "
+        "or remove it; the folder as a whole may lie behind a link."
     )
 
 

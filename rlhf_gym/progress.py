@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_gym.printing import Screen
+from rlhf_gym.printing import Screen, printable
 
 __all__ = [
     "LiveProgress",
@@ -27,7 +27,6 @@ __all__ = [
     "Progress",
     "counts_completions",
     "finite",
-    "harmless",
     "make_progress",
     "recovered_fraction",
     "seconds_by_part",
@@ -170,11 +169,6 @@ def _round_of(metrics: Mapping[str, Any], n_rounds: int) -> str:
     return f"{int(metrics.get('round', -1)) + 1}/{n_rounds}"
 
 
-def harmless(text: str) -> str:
-    """Without control characters but for new lines: names in it may be anybody's."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
 class PlainProgress:
     """One line per round and no control characters, for logs and pipes."""
 
@@ -212,7 +206,7 @@ class PlainProgress:
 
     def note(self, text: str) -> None:
         """Print it."""
-        self._line(harmless(text))
+        self._line(printable(text))
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -278,7 +272,7 @@ class LiveProgress:
 
     def note(self, text: str) -> None:
         """Print it above the bar."""
-        self._live.console.print(Text(harmless(text), style="yellow"), soft_wrap=True)
+        self._live.console.print(Text(printable(text), style="yellow"), soft_wrap=True)
 
     def _seconds_left(self) -> float | None:
         """By the mean pace since the start: fits and evaluations are in it, so it is steady."""

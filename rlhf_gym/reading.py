@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from rlhf_gym.errors import ConfigError, CorruptDataError
+from rlhf_gym.links import kind_of
 
 __all__ = [
     "MIB",
@@ -37,12 +38,6 @@ _LINE_BYTES = 64 * MIB
 _EMPTY_LINES = 1_000_000
 _BOMB_BYTES, _BOMB_RATIO = 4 * MIB, 200  # texts shrink to a tenth or so, gzip's utmost is 1,030
 _GZIP_MAGIC = b"\x1f\x8b"
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 _opened: list[Path] = []
 
 
@@ -107,9 +102,9 @@ def _check_mode(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, a file is needed", str(path))
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
         raise CorruptDataError(
-            f"`{path}` is {kind}; a regular file is needed: save the content to a file first."
+            f"`{path}` is {kind_of(mode)}; a regular file is needed: save the content to a file "
+            "first."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,8 +30,6 @@ from rlhf_gym.seeding import torch_seed
 from rlhf_gym.text_clips import symbols_text, text_clip
 
 __all__ = ["TextAgent", "text_task_of"]
-
-_log = logging.getLogger(__name__)
 
 _N_SAMPLES = 8
 _PER_PROMPT = 2
@@ -113,8 +110,6 @@ class TextAgent:
             lm.to(device)
             return lm, task
         lm = LanguageModel.load(model, device=device)
-        for note in lm.notes:
-            _log.warning("%s: %s", model, note)
         kwargs = {**(env_kwargs or {}), "tokenizer": lm.tokenizer, "vocab_size": lm.vocab_size}
         return lm, text_task_of(self.env_id, kwargs)
 

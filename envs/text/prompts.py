@@ -9,9 +9,11 @@ from typing import Any
 
 from rlhf_gym.documents import parse_json
 from rlhf_gym.errors import ConfigError, CorruptDataError, DataError
-from rlhf_gym.reading import read_bytes
+from rlhf_gym.reading import MIB, read_text
 
 __all__ = ["PromptTable", "read_prompts"]
+
+_MOST_BYTES = 256 * MIB
 
 _RESERVED = ("prompts", "completions", "finished")
 
@@ -102,15 +104,7 @@ def read_prompts(path: str | Path) -> PromptTable:
 
 
 def _read_text(path: Path) -> str:
-    content = read_bytes(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path.name}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the "
-            "file in UTF-8."
-        ) from error
+    text = read_text(path, _MOST_BYTES)
     if not text.strip():
         raise DataError(f"{path.name} holds no prompt.")
     return text

@@ -66,8 +66,7 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
     number = 0
     try:
         for number, line in read_lines(path):
-            if line.strip():
-                yield _parse(number, line)
+            yield _parse(number, line)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = f"the compressed data ends or is damaged here ({error})"
         yield BadRow(number + 1, reason, ends_file=True)

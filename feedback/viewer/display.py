@@ -9,13 +9,14 @@ import pygame
 
 from rlhf_gym.errors import MissingDependencyError
 
-__all__ = ["check_pygame", "open_window"]
+__all__ = ["NO_DISPLAY", "check_pygame", "open_window"]
 
-_NO_DISPLAY = (
+NO_DISPLAY = (
     "there is no display for the labelling window ({reason}). Pairs of texts can be answered "
     "without one: add `--terminal`. Clips need one: start it on a desktop, over `ssh -X`, or under "
     "`xvfb-run`."
 )
+"""What to say where nobody would see the window."""
 
 
 def check_pygame() -> None:
@@ -49,7 +50,7 @@ def open_window(size: tuple[int, int], caption: str) -> pygame.Surface:
     if sys.platform == "linux" and not chosen and not has_screen:
         # SDL would draw off-screen or on a console, and nobody would see it.
         raise MissingDependencyError(
-            _NO_DISPLAY.format(reason="neither DISPLAY nor WAYLAND_DISPLAY is set")
+            NO_DISPLAY.format(reason="neither DISPLAY nor WAYLAND_DISPLAY is set")
         )
     # SDL would put the window through OpenGL, which without a GPU draws all of it anew, by
     # software, for every frame, instead of handing over the parts that changed.
@@ -61,6 +62,6 @@ def open_window(size: tuple[int, int], caption: str) -> pygame.Surface:
         surface = pygame.display.set_mode(size, pygame.RESIZABLE)
     except pygame.error as error:
         pygame.quit()
-        raise MissingDependencyError(_NO_DISPLAY.format(reason=error)) from error
+        raise MissingDependencyError(NO_DISPLAY.format(reason=error)) from error
     pygame.key.stop_text_input()  # else the key that opens the comment line is written into it
     return surface

@@ -31,7 +31,7 @@ def test_a_jsonl_file_has_prompts_and_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", b"fine\nna\xefve\n", "p.txt, line 2: byte 0xef is not UTF-8"),
+        ("p.txt", b"fine\nna\xefve\n", "p.txt`, line 2: byte 0xef is not UTF-8"),
         ("p.txt", b" \n\n", "p.txt holds no prompt"),
         ("p.txt", b"one\n\ntwo\n", "p.txt, line 2: the prompt is empty"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": }\n', "line 2: it is not JSON"),

@@ -280,5 +280,5 @@ def test_a_pipe_in_the_place_of_a_database_is_not_waited_for(tmp_path: Path, nam
     open_database(path, create=True).close()
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-    with pytest.raises(CorruptDataError, match=r"is a (named )?pipe"):
+    with pytest.raises(CorruptDataError, match="is a named pipe"):
         open_database(path, create=False)
