@@ -90,7 +90,7 @@ def _left_over(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if finite(summary.get(key))
     ]
     if " of " in (rounds := _of(summary, "n_rounds", "n_rounds_planned")):
-        limit = "its `max_rounds` or" if counts_completions(summary) else "the"
+        limit = "the task's `max_rounds` or the" if counts_completions(summary) else "the"
         rows.insert(0, ("rounds", f"{rounds}: {limit} steps allow no more"))
     return rows
 
