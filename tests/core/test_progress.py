@@ -349,7 +349,8 @@ def test_where_everything_happened_nothing_is_said() -> None:
 
 
 def test_warnings_stand_in_the_closing_table_without_control_characters() -> None:
-    assert printed_rows(summary(warnings=["eve\x1b chose left"]))["warning"] == "eve\\x1b chose left"
+    printed = printed_rows(summary(warnings=["eve\x1b chose left"]))
+    assert printed["warning"] == "eve\\x1b chose left"
 
 
 @pytest.mark.parametrize("make", [PlainProgress, LiveProgress])
